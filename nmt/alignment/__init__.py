@@ -1,0 +1,1 @@
+"""Attention weights → links, alignment error rate, files and pictures (no torch)."""

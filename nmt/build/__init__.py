@@ -1,0 +1,1 @@
+"""Config → objects, one small function per stage. With `nmt.cli` the only reader of the config."""

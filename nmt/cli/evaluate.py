@@ -1,0 +1,117 @@
+"""`nmt eval`: how good translations are."""
+
+from typing import Annotated
+
+import typer
+
+from nmt.cli.messages import InvalidLines
+from nmt.cli.options import BatchTokens, BeamSize, Device, LengthPenalty, Precision
+
+
+def evaluate(
+    ref: Annotated[
+        list[str], typer.Option("--ref", "-r", help="Reference translations; repeatable.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Translate --src with this model.")
+    ] = None,
+    src: Annotated[
+        str | None,
+        typer.Option("--src", "-s", help="Source text; with --hyp it sorts BLEU by length."),
+    ] = None,
+    hyp: Annotated[
+        str | None, typer.Option("--hyp", help="Score these translations instead.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Keep the model's translations here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    tokenize: Annotated[str, typer.Option(help="sacreBLEU's tokenizer for BLEU.")] = "13a",
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Ignore case.")] = False,
+    beam_size: BeamSize = None,
+    length_penalty: LengthPenalty = None,
+    batch_tokens: BatchTokens = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """Measure BLEU, chrF and TER, of a model or of a file of translations.
+
+    Give --model with --src and --ref, or --hyp with --ref. Each score comes with the sacreBLEU
+    signature that reproduces it.
+    """
+    import json
+
+    from nmt.errors import ConfigError
+    from nmt.evaluation.metrics import TOKENIZE_CHOICES
+    from nmt.evaluation.report import evaluate as evaluate_translations
+    from nmt.text.lines import decode_lines, open_input, open_output
+
+    def read(path: str) -> list[str]:
+        invalid = InvalidLines()
+        with open_input(path) as stream:
+            lines = list(decode_lines(stream, path, invalid))
+        invalid.report(path)
+        return lines
+
+    if (model is None) == (hyp is None):
+        raise ConfigError("eval: give either --model with --src, or --hyp")
+    if model is not None and src is None:
+        raise ConfigError("eval: --model needs --src, the text to translate")
+    if tokenize not in TOKENIZE_CHOICES:
+        raise ConfigError(
+            f"--tokenize: must be one of {', '.join(TOKENIZE_CHOICES)}, but is {tokenize}"
+        )
+    references = {path: read(path) for path in ref}
+    sources = read(src) if src is not None else None
+    if model is None:
+        assert hyp is not None
+        hypotheses = read(hyp)
+        translated = hyp
+    else:
+        assert sources is not None
+        assert src is not None
+        for path, lines in references.items():
+            if len(lines) != len(sources):
+                raise unequal(src, sources, path, lines)
+        from nmt.build.saved import load
+
+        translator = load(
+            model,
+            device=device,
+            precision=precision,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            batch_tokens=batch_tokens,
+        )
+        hypotheses = [translation.text for translation in translator.stream(sources)]
+        if output is not None:
+            with open_output(output) as out:
+                out.writelines(f"{hypothesis}\n" for hypothesis in hypotheses)
+        translated = src
+    for path, lines in references.items():
+        if len(lines) != len(hypotheses):
+            raise unequal(translated, hypotheses, path, lines)
+    if sources is not None and len(sources) != len(hypotheses):
+        raise unequal(translated, hypotheses, src or "", sources)
+    report = evaluate_translations(
+        hypotheses,
+        list(references.values()),
+        sources=sources,
+        tokenize=tokenize,
+        lowercase=lowercase,
+    )
+    with open_output(None) as out:
+        if as_json:
+            out.write(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
+        else:
+            out.write(report.to_text() + "\n")
+
+
+def unequal(name: str, lines: list[str], other: str, other_lines: list[str]) -> Exception:
+    """The error that two files do not have the same number of lines."""
+    from nmt.errors import DataError
+
+    return DataError(
+        f"{name} has {len(lines)} lines but {other} has {len(other_lines)}; "
+        "line N of one must belong to line N of the other"
+    )

@@ -1,0 +1,83 @@
+"""The program `nmt`: its commands, and the one place where errors become exit codes."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import nmt
+from nmt.cli import attn_dump, check, evaluate, schema, score, tokenizer, train, translate
+from nmt.cli.messages import error
+from nmt.errors import NMTError
+from nmt.text.lines import silence_stdout
+
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+
+
+class Program(TyperGroup):
+    """All commands; a user's error is one line on stderr and an exit code of its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except NMTError as problem:
+            error(str(problem))
+            raise typer.Exit(problem.exit_code) from None
+        except BrokenPipeError:
+            # Whoever read our output has gone: nothing more can or need be written.
+            silence_stdout()
+            raise typer.Exit(EXIT_BROKEN_PIPE) from None
+        except KeyboardInterrupt:
+            error("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        return result
+
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("translate")(translate.translate)
+app.command("eval")(evaluate.evaluate)
+app.command("attn-dump")(attn_dump.attn_dump)
+app.command("score")(score.score)
+app.command("check")(check.check)
+app.add_typer(tokenizer.app, name="tokenizer")
+app.command("schema")(schema.schema)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"nmt {nmt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Recurrent sequence-to-sequence translation with every classic attention mechanism.
+
+    One YAML file drives it all:  nmt train --config C,  then  nmt translate --model RUN < text,
+    nmt eval --model RUN --src F --ref F,  and  nmt attn-dump --model RUN --src F --html page.html.
+
+    Exit codes: 0 done; 1 a bug of nmt; 2 something named on the command line or in the config;
+    3 content of a text file; 4 model or checkpoint; 5 training or output had to stop;
+    130 Ctrl-C; 141 closed pipe; 143 SIGTERM.
+    """
+
+
+def main() -> None:
+    """Run the program."""
+    app()

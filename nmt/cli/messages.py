@@ -1,0 +1,37 @@
+"""What the commands say: always on stderr, so that stdout holds data only."""
+
+import sys
+
+
+def say(message: str) -> None:
+    """Print a line for people."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning."""
+    say(f"warning: {message}")
+
+
+def error(message: str) -> None:
+    """Print why the command ends."""
+    say(f"error: {message}")
+
+
+class InvalidLines:
+    """Counts lines that were not valid UTF-8, and warns of them once."""
+
+    def __init__(self) -> None:
+        self.lines: list[int] = []
+
+    def __call__(self, number: int) -> None:
+        """Note a 1-based line number."""
+        self.lines.append(number)
+
+    def report(self, name: str) -> None:
+        """Warn if there were any."""
+        if self.lines:
+            warn(
+                f"{name}: {len(self.lines)} lines are not valid UTF-8 (first: line "
+                f"{self.lines[0]}); the bytes in question were read as U+FFFD"
+            )

@@ -1,0 +1,1 @@
+"""Files → token store → batches: reading and filtering pairs, bucketing by length."""

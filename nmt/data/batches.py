@@ -1,0 +1,157 @@
+"""Batches of sentence pairs: which pairs stand together, in which order, as padded tensors.
+
+The order is a pure function of (seed, epoch): nothing of it needs to be saved for a run to go on
+exactly where it stopped.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nmt.data.store import Side, TokenStore
+from nmt.text.tokenizer import BOS_ID, EOS_ID, PAD_ID
+
+POOL = 1 << 20  # pairs sorted at a time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded sentence pairs."""
+
+    src: Tensor
+    """(B, S) ending in </s>."""
+    src_mask: Tensor
+    """(B, S) bool, True at real tokens."""
+    tgt_input: Tensor
+    """(B, T) `<s> y`."""
+    tgt_output: Tensor
+    """(B, T) `y </s>`."""
+    tgt_mask: Tensor
+    """(B, T) bool, True at real tokens."""
+    lines: list[int]
+    """B 1-based line numbers in the corpus."""
+    num_tokens: int
+    """Real target tokens, </s> included."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.src.to(device),
+            self.src_mask.to(device),
+            self.tgt_input.to(device),
+            self.tgt_output.to(device),
+            self.tgt_mask.to(device),
+            self.lines,
+            self.num_tokens,
+        )
+
+
+def plan_epoch(
+    src_lengths: np.ndarray, tgt_lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Cut all pairs into batches of similar target lengths, in random order.
+
+    The steps of a recurrent decoder are the longest target of the batch, so pairs are sorted by
+    target length first; among equals by source length, then at random.
+
+    Args:
+        batch_tokens: most target positions of a batch, padding and </s> included. A pair that
+            is longer on its own makes a batch of one.
+
+    Returns:
+        For each batch the indices of its pairs; every pair is in exactly one batch.
+    """
+    random = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = random.permutation(len(tgt_lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), POOL):
+        pool = order[start : start + POOL]
+        pool = pool[np.lexsort((src_lengths[pool], tgt_lengths[pool]))]
+        positions = tgt_lengths[pool].tolist()
+        first = 0
+        for i, length in enumerate(positions):
+            if i > first and (i - first + 1) * (length + 1) > batch_tokens:
+                batches.append(pool[first:i])
+                first = i
+        batches.append(pool[first:])
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+Sampler = Callable[[str, int], list[int]]
+"""Sentence and seed → token ids of a segmentation drawn at random."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a corpus, epoch after epoch.
+
+    Attributes:
+        samplers: for each side how to draw a segmentation; None: as stored.
+    """
+
+    store: TokenStore
+    batch_tokens: int
+    seed: int
+    samplers: dict[Side, Sampler] | None = None
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch as indices of pairs."""
+        return plan_epoch(
+            self.store.lengths("src"),
+            self.store.lengths("tgt"),
+            self.batch_tokens,
+            self.seed,
+            epoch,
+        )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from the given one on."""
+        for indices in self.plan(epoch)[start:]:
+            yield self.batch(indices, epoch)
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Batch:
+        """Pad the given pairs into a batch."""
+        return make_batch(
+            [self._token_ids("src", int(i), epoch) for i in indices],
+            [self._token_ids("tgt", int(i), epoch) for i in indices],
+            self.store.lines[indices].tolist(),
+        )
+
+    def _token_ids(self, side: Side, index: int, epoch: int) -> np.ndarray:
+        if self.samplers is None:
+            return self.store.token_ids(side, index)
+        seed = np.random.SeedSequence([self.seed, epoch, index, side == "tgt"])
+        sampled = self.samplers[side](
+            self.store.text(side, index), int(seed.generate_state(1)[0] >> 1)
+        )
+        return np.array(sampled)
+
+
+def make_batch(
+    src: list[np.ndarray], tgt: list[np.ndarray], lines: list[int] | None = None
+) -> Batch:
+    """Pad sentences of token ids (without special tokens) into a batch."""
+    src_ids, src_mask = pad([np.append(ids, EOS_ID) for ids in src])
+    tgt_output, tgt_mask = pad([np.append(ids, EOS_ID) for ids in tgt])
+    tgt_input, _ = pad([np.insert(ids, 0, BOS_ID) for ids in tgt])
+    return Batch(
+        src_ids,
+        src_mask,
+        tgt_input,
+        tgt_output,
+        tgt_mask,
+        lines or [],
+        int(tgt_mask.sum()),
+    )
+
+
+def pad(sentences: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Put sentences under each other: (B, longest) ids, and True where they are real."""
+    lengths = np.array([len(ids) for ids in sentences])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, PAD_ID, np.int64)
+    ids[mask] = np.concatenate(sentences)
+    return torch.from_numpy(ids), torch.from_numpy(mask)

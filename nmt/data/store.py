@@ -1,0 +1,179 @@
+"""The token store: a corpus tokenised once, memory-mapped, with random access.
+
+A folder holds, for each side, all token ids behind each other (uint16, or uint32 for a large
+vocabulary) and the int64 offset of each sentence in them; and the line number of each pair. Where
+subwords are sampled in training, the text is kept in the same way. Building and reading need
+memory for the offsets only, however large the corpus is.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from nmt.data.corpus import FilterCounts, Pair, PairFilter
+from nmt.errors import DataError, ModelError, TrainingError
+from nmt.text.lines import open_input, sync_folder
+
+Side = Literal["src", "tgt"]
+SIDES: tuple[Side, Side] = ("src", "tgt")
+Encode = Callable[[Sequence[str]], list[list[int]]]
+
+CHUNK = 10_000  # pairs tokenised at a time
+FORMAT_VERSION = 1
+
+
+def fingerprint(paths: Iterable[str], settings: dict[str, Any]) -> str:
+    """A hash of the content of files and of what is done with them.
+
+    Raises:
+        ConfigError: if a file cannot be opened.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
+    for path in paths:
+        file_digest = hashlib.sha256()
+        with open_input(path) as stream:
+            while block := stream.read(1 << 20):
+                file_digest.update(block)
+        digest.update(file_digest.digest())
+    return digest.hexdigest()
+
+
+class TokenStore:
+    """A tokenised corpus on disk.
+
+    Args:
+        folder: as `build_store` wrote it.
+
+    Raises:
+        ModelError: if files are missing or do not fit together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            self.fingerprint = str(meta["fingerprint"])
+            self.counts = FilterCounts(**meta["counts"])
+            self._flat: dict[str, np.ndarray] = {}
+            self._offsets: dict[str, np.ndarray] = {}
+            for name in [*SIDES, *(f"{side}_text" for side in SIDES if meta["with_text"])]:
+                dtype = np.uint8 if name.endswith("_text") else np.dtype(meta["dtype"][name])
+                self._flat[name] = np.memmap(folder / f"{name}.bin", dtype, "r")
+                self._offsets[name] = np.fromfile(folder / f"{name}.offsets.bin", np.int64)
+                if self._offsets[name][-1] != len(self._flat[name]):
+                    raise ValueError(name)
+            self.lines = np.fromfile(folder / "lines.bin", np.int64)
+            """(num_pairs,) 1-based line number of each pair in the corpus files."""
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            raise ModelError(
+                f"{folder}: is not a complete token store; delete it, and it is made anew"
+            ) from None
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.lines)
+
+    def lengths(self, side: Side) -> np.ndarray:
+        """(num_pairs,) int32 numbers of tokens, without `</s>`."""
+        return np.diff(self._offsets[side]).astype(np.int32)
+
+    def token_ids(self, side: Side, index: int) -> np.ndarray:
+        """The token ids of one sentence, without `</s>`."""
+        return self._slice(side, index)
+
+    def text(self, side: Side, index: int) -> str:
+        """The text of one sentence; only where the store was built with text."""
+        return self._slice(f"{side}_text", index).tobytes().decode("utf-8")
+
+    def _slice(self, name: str, index: int) -> np.ndarray:
+        offsets = self._offsets[name]
+        return self._flat[name][offsets[index] : offsets[index + 1]]
+
+
+def build_store(
+    folder: Path,
+    pairs: Iterable[Pair],
+    *,
+    encode: dict[Side, Encode],
+    vocab_size: dict[Side, int],
+    pair_filter: PairFilter,
+    fingerprint: str,
+    with_text: bool = False,
+) -> TokenStore:
+    """Tokenise and filter a corpus into a folder, which appears only when it is complete.
+
+    Args:
+        folder: is replaced if it exists.
+        with_text: keep the text too, for subword sampling.
+
+    Raises:
+        DataError: if no pair is left.
+        TrainingError: if the disk is full.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    dtype = {side: np.dtype("u2" if vocab_size[side] <= 1 << 16 else "u4") for side in SIDES}
+    counts = FilterCounts()
+    try:
+        with ExitStack() as stack:
+            names = [*SIDES, *(f"{side}_text" for side in SIDES if with_text)]
+            writers = {
+                name: _Writer(
+                    stack.enter_context(open(temporary / f"{name}.bin", "wb")),
+                    stack.enter_context(open(temporary / f"{name}.offsets.bin", "wb")),
+                )
+                for name in names
+            }
+            lines = stack.enter_context(open(temporary / "lines.bin", "wb"))
+            source = iter(pairs)
+            while chunk := list(islice(source, CHUNK)):
+                text = {"src": [pair.src for pair in chunk], "tgt": [pair.tgt for pair in chunk]}
+                ids = {side: encode[side](text[side]) for side in SIDES}
+                for i, pair in enumerate(chunk):
+                    num_src, num_tgt = len(ids["src"][i]), len(ids["tgt"][i])
+                    if not pair_filter.keeps(pair.line, num_src, num_tgt, counts):
+                        continue
+                    lines.write(np.int64(pair.line).tobytes())
+                    for side in SIDES:
+                        writers[side].write(np.array(ids[side][i], dtype[side]))
+                        if with_text:
+                            raw = np.frombuffer(text[side][i].encode(), np.uint8)
+                            writers[f"{side}_text"].write(raw)
+        if not counts.kept:
+            raise DataError(f"{folder.name}: no sentence pair is left to train on: {counts}")
+        meta = {
+            "fingerprint": fingerprint,
+            "counts": vars(counts),
+            "dtype": {side: dtype[side].str for side in SIDES},
+            "with_text": with_text,
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return TokenStore(folder)
+
+
+class _Writer:
+    """Appends arrays to a file, and where each one ends to another."""
+
+    def __init__(self, flat: BinaryIO, offsets: BinaryIO) -> None:
+        self._flat, self._offsets, self._end = flat, offsets, 0
+        offsets.write(np.int64(0).tobytes())
+
+    def write(self, values: np.ndarray) -> None:
+        self._flat.write(values.tobytes())
+        self._end += len(values)
+        self._offsets.write(np.int64(self._end).tobytes())

@@ -1,0 +1,1 @@
+"""Translations + references → scores with signatures, and reports. No torch here."""

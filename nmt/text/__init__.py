@@ -1,0 +1,1 @@
+"""Strings and token ids: reading and writing lines, SentencePiece tokenizers. No torch here."""

@@ -1,0 +1,219 @@
+"""Sentences ↔ token ids with SentencePiece (Kudo & Richardson 2018).
+
+Ids are the same in every tokenizer: 0 `<pad>`, 1 `<unk>`, 2 `<s>`, 3 `</s>`.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from nmt.errors import ConfigError, DataError, ModelError
+from nmt.text.lines import atomic_write, one_line
+
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+EOS = "</s>"
+WORD_START = "\u2581"  # how SentencePiece writes the space before a word
+
+Kind = Literal["unigram", "bpe", "word", "char"]
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A sentence cut into tokens, and which word each token is a part of."""
+
+    token_ids: list[int]
+    """Without </s>."""
+    tokens: list[str]
+    """The pieces, `▁` at the start of a word."""
+    word_ids: list[int]
+    """For each token the 0-based index of its word; never decreasing."""
+    words: list[str]
+    """The sentence split at white space."""
+
+
+class Tokenizer:
+    """A trained SentencePiece model.
+
+    Args:
+        model: the bytes of the model file.
+        name: what errors call it.
+
+    Raises:
+        ModelError: if the bytes are not a SentencePiece model with our special ids.
+    """
+
+    def __init__(self, model: bytes, name: str = "tokenizer") -> None:
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise ModelError(f"{name}: is not a SentencePiece model, or is damaged") from None
+        special = (
+            self._processor.pad_id(),
+            self._processor.unk_id(),
+            self._processor.bos_id(),
+            self._processor.eos_id(),
+        )
+        if special != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
+            raise ModelError(
+                f"{name}: pad, unk, bos and eos must have the ids 0, 1, 2, 3, but have "
+                f"{', '.join(map(str, special))}; train it with `nmt tokenizer train`"
+            )
+        self.model = model
+        self.sha256 = hashlib.sha256(model).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read a model file.
+
+        Raises:
+            ModelError: if it is missing or not a model.
+        """
+        try:
+            return cls(path.read_bytes(), str(path))
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def __len__(self) -> int:
+        """The number of pieces, special ones included."""
+        return int(self._processor.get_piece_size())
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """The token ids of each sentence, without `<s>` and `</s>`."""
+        return self._processor.encode([clean(sentence) for sentence in sentences])
+
+    def sample(self, sentence: str, alpha: float, seed: int) -> list[int]:
+        """Token ids of a segmentation drawn at random; the same seed draws the same one.
+
+        Args:
+            alpha: unigram: smoothing of the distribution over all segmentations (Kudo 2018);
+                bpe: probability that a merge is left out (Provilkov et al. 2020).
+        """
+        sentencepiece.set_random_generator_seed(seed)
+        return self._processor.encode(
+            clean(sentence), enable_sampling=True, alpha=alpha, nbest_size=-1
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, on one line; special tokens other than `<unk>` are left out."""
+        return one_line(self._processor.decode([i for i in token_ids if i not in (0, 2, 3)]))
+
+    def tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """The pieces behind token ids."""
+        return [self._processor.id_to_piece(i) for i in token_ids]
+
+    def segment(self, sentence: str) -> Segmented:
+        """Cut a sentence into tokens that know their word."""
+        text = clean(sentence)
+        mapping = self._processor.encode_as_offset_mapping(text)
+        words: list[str] = []
+        word_at: list[int] = []  # of each character: its word; of a space: the word after it
+        for match in re.finditer(r"\S+", text):
+            word_at += [len(words)] * (match.end() - len(word_at))
+            words.append(match.group())
+        word_at += [len(words) - 1] * (len(text) + 1 - len(word_at))
+        word_ids: list[int] = []
+        for begin, end in mapping["offsets"]:
+            while begin < end and text[begin].isspace():
+                begin += 1
+            word_ids.append(word_at[begin])
+        return Segmented(list(mapping["ids"]), list(mapping["pieces"]), word_ids, words)
+
+    def segment_ids(self, token_ids: Sequence[int]) -> Segmented:
+        """Group tokens that search has found into words, at each `▁`."""
+        tokens = self.tokens(token_ids)
+        word_ids: list[int] = []
+        groups: list[list[int]] = []
+        for token_id, token in zip(token_ids, tokens, strict=True):
+            lone_mark = bool(groups) and self.tokens(groups[-1]) == [WORD_START]
+            if not groups or (token.startswith(WORD_START) and not lone_mark):
+                groups.append([])
+            groups[-1].append(token_id)
+            word_ids.append(len(groups) - 1)
+        return Segmented(
+            list(token_ids), tokens, word_ids, [self.decode(group) for group in groups]
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the model file."""
+        with atomic_write(path) as stream:
+            stream.write(self.model)
+
+
+def clean(sentence: str) -> str:
+    """What SentencePiece can read: no NUL, no lone surrogate, no line end."""
+    return one_line(sentence).replace("\0", " ")
+
+
+def train_tokenizer(
+    sentences: Iterable[str],
+    *,
+    kind: Kind,
+    vocab_size: int,
+    character_coverage: float = 1.0,
+    byte_fallback: bool = False,
+) -> Tokenizer:
+    """Learn a vocabulary from sentences.
+
+    Training runs in a process of its own, because SentencePiece does not let itself be
+    interrupted: Ctrl-C ends it at once.
+
+    Raises:
+        DataError: if there is no text.
+        ConfigError: if `vocab_size` is impossible for this text; says the largest possible one.
+    """
+    with tempfile.TemporaryDirectory(prefix="nmt-tokenizer-") as folder:
+        corpus, longest, empty = Path(folder, "corpus.txt"), 0, True
+        with open(corpus, "w", encoding="utf-8", newline="\n") as stream:
+            for sentence in map(clean, sentences):
+                empty = empty and not sentence.strip()
+                longest = max(longest, len(sentence.encode()))
+                stream.write(sentence + "\n")
+        if empty:
+            raise DataError("tokenizer: there is no text to learn from; is the corpus empty?")
+        arguments = {
+            "input": str(corpus),
+            "model_prefix": str(Path(folder, "tokenizer")),
+            "model_type": kind,
+            "vocab_size": vocab_size,
+            "character_coverage": character_coverage,
+            "byte_fallback": byte_fallback,
+            "max_sentence_length": longest + 1,
+            "pad_id": PAD_ID,
+            "unk_id": UNK_ID,
+            "bos_id": BOS_ID,
+            "eos_id": EOS_ID,
+            "minloglevel": 2,
+        }
+        process = subprocess.run(
+            [sys.executable, "-m", "nmt.text.learn_pieces"],
+            input=json.dumps(arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if process.returncode:
+            raise ConfigError(explain(process.stderr, vocab_size))
+        return Tokenizer(Path(folder, "tokenizer.model").read_bytes())
+
+
+def explain(message: str, vocab_size: int) -> str:
+    """Say in our words what SentencePiece's trainer complains of."""
+    where = f"tokenizer.vocab_size: is {vocab_size}, but this corpus"
+    if match := re.search(r"value <= (\d+)", message):
+        return f"{where} allows at most {match[1]} pieces; lower it"
+    if match := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
+        return (
+            f"{where} needs at least {match[1]} pieces for its characters; raise it, or lower "
+            "tokenizer.character_coverage"
+        )
+    lines = message.strip().split("\n")
+    return f"tokenizer: training failed: {lines[-1]}"

@@ -1,0 +1,1 @@
+"""Batches + model → a better model: schedule, loop, checkpoints."""

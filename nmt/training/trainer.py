@@ -1,0 +1,268 @@
+"""The training loop. It trains; validating, saving and reporting are handed to it."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from nmt.data.batches import Batch, Batches
+from nmt.errors import TrainingError
+from nmt.model.loss import cross_entropy
+from nmt.model.seq2seq import Seq2Seq
+from nmt.training.schedule import Schedule
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Progress:
+    """Where a run stands. With weights, optimizer and random state it is all a run is."""
+
+    step: int = 0
+    """Updates done."""
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that are done."""
+    tokens: int = 0
+    """Target tokens trained on."""
+    best_score: float | None = None
+    best_step: int = 0
+    bad_validations: int = 0
+    """Validations since the best one."""
+    reductions: int = 0
+    """How often the plateau schedule has lowered the learning rate."""
+    validation_due: bool = False
+    """Whether the run was stopped in the middle of the validation of this step."""
+    skipped: int = 0
+    """Consecutive updates skipped because fp16 overflowed."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one update did."""
+
+    step: int
+    loss: float
+    """Mean smoothed cross entropy per target token, in nats."""
+    nll: float
+    """The same without smoothing: perplexity is its exponential."""
+    tokens: int
+    seconds: float
+    learning_rate: float
+    gradient_norm: float
+
+
+class Hooks(Protocol):
+    """What the trainer tells and asks the outside."""
+
+    def on_step(self, report: StepReport) -> None:
+        """After every update."""
+
+    def validate(self, step: int) -> float | None:
+        """Measure the model, higher is better; None if it was told to stop before the end."""
+
+    def save(self, step: int, is_best: bool) -> None:
+        """Write a checkpoint."""
+
+    def should_stop(self) -> bool:
+        """Whether somebody wants the run to end after this update."""
+
+
+class Trainer:
+    """Updates a model until a number of steps, or until it no longer improves.
+
+    Args:
+        accumulate: batches per update; their gradients are those of one large batch.
+        clip_norm: longest gradient; None does not clip.
+        patience: validations without improvement before training ends; None never ends it.
+        plateau_patience: the same before the plateau schedule lowers the learning rate.
+        max_skipped: consecutive updates that fp16 may skip for overflow.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        batches: Batches,
+        *,
+        device: torch.device,
+        precision: Precision,
+        label_smoothing: float,
+        accumulate: int,
+        clip_norm: float | None,
+        validate_every: int,
+        patience: int | None,
+        plateau_patience: int,
+        max_skipped: int,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.batches = batches
+        self.device = device
+        self.precision = precision
+        self.label_smoothing = label_smoothing
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.validate_every = validate_every
+        self.patience = patience
+        self.plateau_patience = plateau_patience
+        self.max_skipped = max_skipped
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.progress = Progress()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that, with the weights, makes a run go on exactly: bit for bit on the CPU."""
+        return {
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.progress = Progress(**state["progress"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+
+    def train(self, max_steps: int, hooks: Hooks) -> str:
+        """Train until the end of the run, and say in a few words why it ended.
+
+        Raises:
+            TrainingError: if the loss or a gradient is not finite; the weights are those of the
+                last good update.
+        """
+        self.model.train()
+        progress, stream = self.progress, self._stream()
+        if progress.validation_due and not self._validate(hooks):
+            return "stopped"
+        while progress.step < max_steps:
+            if self.patience is not None and progress.bad_validations >= self.patience:
+                return f"no improvement in {self.patience} validations"
+            group, position = next(stream)
+            report = self._update(group)
+            progress.epoch, progress.batch = position
+            progress.step += 1
+            progress.tokens += report.tokens
+            hooks.on_step(report)
+            if progress.step % self.validate_every == 0 or progress.step == max_steps:
+                if not self._validate(hooks):
+                    return "stopped"
+            elif hooks.should_stop():
+                hooks.save(progress.step, is_best=False)
+                return "stopped"
+        return f"{max_steps} steps done"
+
+    def _stream(self) -> Iterator[tuple[list[Batch], tuple[int, int]]]:
+        """Groups of batches for one update each, with (epoch, batches done) after them."""
+        epoch, start = self.progress.epoch, self.progress.batch
+        group: list[Batch] = []
+        while True:
+            for batch in self.batches.epoch(epoch, start):
+                start += 1
+                group.append(batch)
+                if len(group) == self.accumulate:
+                    yield group, (epoch, start)
+                    group = []
+            epoch, start = epoch + 1, 0
+
+    def _update(self, group: list[Batch]) -> StepReport:
+        """One optimizer step on the summed gradient of a group, per target token."""
+        began, step = time.perf_counter(), self.progress.step + 1
+        learning_rate = self.schedule.learning_rate(step, self.progress.reductions)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        num_tokens = sum(batch.num_tokens for batch in group)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        nll = torch.zeros((), device=self.device)
+        for batch in group:
+            batch = batch.to(self.device)
+            with self.autocast():
+                logits, _ = self.model(batch.src, batch.src_mask, batch.tgt_input)
+            loss = cross_entropy(logits, batch.tgt_output, batch.tgt_mask, self.label_smoothing)
+            torch.autograd.backward(self.scaler.scale(loss.total / num_tokens))
+            total += loss.total.detach()
+            nll += loss.negative_log_likelihood
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
+        mean_loss, mean_nll = float(total) / num_tokens, float(nll) / num_tokens
+        self._guard(step, group, mean_loss, float(norm))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return StepReport(
+            step,
+            mean_loss,
+            mean_nll,
+            num_tokens,
+            time.perf_counter() - began,
+            learning_rate,
+            float(norm),
+        )
+
+    def _guard(self, step: int, group: list[Batch], loss: float, norm: float) -> None:
+        """Let nothing that is not finite reach the weights.
+
+        With fp16 an infinite gradient is an overflow: the scaler skips the update and lowers
+        its scale, which may happen a few times in a row.
+        """
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.progress.skipped = 0
+            return
+        if self.precision == "fp16" and math.isfinite(loss):
+            self.progress.skipped += 1
+            if self.progress.skipped <= self.max_skipped:
+                return
+            raise TrainingError(
+                f"step {step}: {self.max_skipped} updates in a row overflowed fp16; "
+                "use training.precision bf16 or fp32"
+            )
+        lines = sorted(line for batch in group for line in batch.lines)
+        shown = ", ".join(map(str, lines[:20])) + (", …" if len(lines) > 20 else "")
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        raise TrainingError(
+            f"step {step}: {what} is not finite (loss {loss}, gradient norm {norm}) on training "
+            f"lines {shown}; nothing of it was saved; look at these lines, or lower "
+            "training.learning_rate and continue with --resume"
+        )
+
+    def _validate(self, hooks: Hooks) -> bool:
+        """Validate, keep count and save; say whether to go on."""
+        progress = self.progress
+        self.model.eval()
+        score = hooks.validate(progress.step)
+        self.model.train()
+        progress.validation_due = score is None
+        if score is None:
+            hooks.save(progress.step, is_best=False)
+            return False
+        is_best = math.isfinite(score) and (
+            progress.best_score is None or score > progress.best_score
+        )
+        if is_best:
+            progress.best_score, progress.best_step = score, progress.step
+            progress.bad_validations = 0
+        else:
+            progress.bad_validations += 1
+            if progress.bad_validations % self.plateau_patience == 0:
+                progress.reductions += 1
+        hooks.save(progress.step, is_best)
+        return not hooks.should_stop()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Run the forward pass in the chosen precision; the loss is always fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.precision])
