@@ -67,7 +67,13 @@ class _PlainLoader(yaml.SafeLoader):
 class _PlainDumper(yaml.SafeDumper):
     """Quotes every text that this module or YAML 1.1 would read as something else."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # PyYAML writes U+0085 and its like as they are, and reads them back as line ends.
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_str)
 _PlainDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 

@@ -140,6 +140,11 @@ def test_broken_yaml_is_one_line_with_its_line(text, message):
     assert problem(text) == message
 
 
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
+def test_what_yaml_takes_for_line_ends_survives_writing(mark):
+    assert parse(dump({"a": f"b{mark}c"})).values == {"a": f"b{mark}c"}
+
+
 def test_siblings_do_not_count_as_depth():
     assert len(parse("\n".join(f"k{i}: [1]" for i in range(2 * MAX_DEPTH))).values) == 2 * MAX_DEPTH
 

@@ -1,0 +1,58 @@
+# make demo   train, translate, score and explain the embedded corpus
+# make test   the tests; make test-all adds those that train models; make check adds lint and types
+# Everything is installed into .venv; python3 (3.11 or later) and make are all that is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: demo test test-all lint types check corpus clean
+
+# The environment is made anew when what it should hold has changed. Without a version pin torch
+# may bring gigabytes of CUDA libraries, so constraints.txt pins the build that is tested.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nmt needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/nmt train --config configs/demo.yaml --resume
+	$(BIN)/nmt translate --model $(RUN) -i data/demo/test.ko -o $(RUN)/test.en
+	$(BIN)/nmt eval --hyp $(RUN)/test.en --ref data/demo/test.en --src data/demo/test.ko
+	$(BIN)/nmt attn-dump --model $(RUN) --src data/demo/test.ko --tgt data/demo/test.en \
+	  --gold data/demo/test.align --gold-base 0 \
+	  --jsonl $(RUN)/attention.jsonl --pharaoh $(RUN)/test.align --html $(RUN)/attention.html
+	@echo
+	@echo "The model is in       $(RUN)"
+	@echo "its translations in   $(RUN)/test.en      (of data/demo/test.ko)"
+	@echo "its attention in      $(RUN)/attention.html   (open it in a browser), attention.jsonl, test.align"
+	@echo
+	@echo "Now try:  echo '나는 밥을 먹었다' | $(BIN)/nmt translate --model $(RUN)"
+	@echo "          $(BIN)/nmt train --config configs/demo.yaml --set run_dir=runs/demo-dot --set model.attention.score=dot"
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed-dev
+	$(BIN)/python -m pytest -m 'not gpu'
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
+
+check: lint types test
+
+corpus: .venv/.installed
+	$(BIN)/python scripts/make_demo_corpus.py
+
+clean:
+	rm -rf .venv runs/demo
