@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-all lint types check corpus clean
+.PHONY: demo multi30k test test-all lint types check corpus clean
 
 # The environment is made anew when what it should hold has changed. Without a version pin torch
 # may bring gigabytes of CUDA libraries, so constraints.txt pins the build that is tested.
@@ -35,6 +35,11 @@ demo: .venv/.installed
 	@echo
 	@echo "Now try:  echo '나는 밥을 먹었다' | $(BIN)/nmt translate --model $(RUN)"
 	@echo "          $(BIN)/nmt train --config configs/demo.yaml --set run_dir=runs/demo-dot --set model.attention.score=dot"
+
+multi30k: .venv/.installed
+	$(BIN)/nmt train --config configs/multi30k-de-en.yaml --resume
+	$(BIN)/nmt eval --model runs/multi30k-de-en --src data/multi30k/test_2016_flickr.de.gz \
+	  --ref data/multi30k/test_2016_flickr.en.gz
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

@@ -95,9 +95,9 @@ class Grammar:
         head = word(noun.korean, noun.english, third=True)
         if noun.is_mass:
             order, links = "ADJ HEAD", ""
-        elif noun.kind in ("person", "animal") and style < 0.25:
+        elif noun.kind in ("person", "animal") and style < 0.22:
             head = word(noun.korean + "들", noun.plural)
-        elif noun.kind not in ("at", "in", "opening") and owned and style < 0.25:
+        elif noun.kind not in ("person", "at", "in", "opening") and owned and style < 0.3:
             order, links, owner = "OWNER ADJ HEAD", "", self.owner()
         return rule("OWNER ADJ HEAD", order, links, OWNER=owner, ADJ=adjective, HEAD=head)
 
@@ -167,7 +167,7 @@ class Grammar:
     ) -> Phrase:
         """The noun acts: 밥을 먹은 남자 = the man who ate rice.
 
-        A place before it could belong to a later verb, so it has one only `initial` in a sentence,
+        A place before it could belong to a later verb, so it has one only `initial` in a clause,
         and if its object has no relative clause of its own.
         """
         who = "who" if noun.kind == "person" else "that"

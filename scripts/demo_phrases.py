@@ -4,6 +4,7 @@ A link starts at a Korean word and ends at an English one; both are counted from
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -129,18 +130,8 @@ def rule(korean: str, english: str, links: str = "", /, **parts: Phrase) -> Phra
     with the part called HEAD. For example, rule("HEAD", "the HEAD", "HEAD~the",
     HEAD=word("개", "dog")) is 개 = the dog, 0~0 0-1.
     """
-    source: list[str] = []
-    target: list[str] = []
-    source_at: dict[str, range] = {}
-    target_at: dict[str, range] = {}
-    for name in korean.split():
-        words = parts[name].source if name in parts else (name,)
-        source_at[name] = range(len(source), len(source) + len(words))
-        source.extend(words)
-    for name in english.split():
-        words = parts[name].target if name in parts else (name,)
-        target_at[name] = range(len(target), len(target) + len(words))
-        target.extend(words)
+    sources, source_at = concatenate(korean, {name: part.source for name, part in parts.items()})
+    targets, target_at = concatenate(english, {name: part.target for name, part in parts.items()})
     triples = {
         (source_at[name].start + i, mark, target_at[name].start + j)
         for name, part in parts.items()
@@ -148,5 +139,17 @@ def rule(korean: str, english: str, links: str = "", /, **parts: Phrase) -> Phra
     }
     for left, mark, right in (re.split("([-~])", link) for link in links.split()):
         triples |= {(i, mark, j) for i in source_at[left][-1:] for j in target_at[right]}
-    third = parts.get("HEAD", EMPTY).third
-    return Phrase(tuple(source), tuple(target), frozenset(triples), third)
+    return Phrase(sources, targets, frozenset(triples), parts.get("HEAD", EMPTY).third)
+
+
+def concatenate(
+    order: str, parts: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], dict[str, range]]:
+    """The words of the parts in order, and where each part or literal word stands."""
+    words: list[str] = []
+    places = {}
+    for name in order.split():
+        more = parts.get(name, (name,))
+        places[name] = range(len(words), len(words) + len(more))
+        words += more
+    return tuple(words), places

@@ -99,7 +99,7 @@ drink   잔=glass 물 water, 우유 milk, 주스 juice
 drink   잔=cup   커피 coffee, 차 tea
 reading 권       책 book, 소설 novel, 잡지 magazine
 mail    통       편지 letter
-image   장       그림 picture, 사진 photo, 지도 map
+image   장       그림 picture, 사진 photo photos, 지도 map
 thing   개       의자 chair, 상자 box, 가방 bag, 시계 watch, 우산 umbrella, 공 ball
 thing   개       장난감 toy, 컵 cup, 모자 hat
 vehicle 대       자전거 bicycle, 자동차 car

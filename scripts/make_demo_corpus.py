@@ -2,8 +2,9 @@
 
     python scripts/make_demo_corpus.py [--out data/demo] [--seed 1]
 
-The same seed gives the same bytes. The rules are in demo_grammar.py, the words in
-demo_words.py.
+Each set is three files with a sentence pair on line N: NAME.ko, NAME.en, and NAME.align with the
+word links, 0-based, Korean first: `i-j` is sure, `ipj` possible. The same seed gives the same
+bytes. The rules are in demo_grammar.py, the words in demo_words.py.
 """
 
 import argparse
