@@ -97,7 +97,7 @@ class Grammar:
             order, links = "ADJ HEAD", ""
         elif noun.kind in ("person", "animal") and style < 0.22:
             head = word(noun.korean + "들", noun.plural)
-        elif noun.kind not in ("person", "at", "in", "opening") and owned and style < 0.3:
+        elif noun.kind not in ("person", "opening") and owned and style < 0.3:
             order, links, owner = "OWNER ADJ HEAD", "", self.owner()
         return rule("OWNER ADJ HEAD", order, links, OWNER=owner, ADJ=adjective, HEAD=head)
 

@@ -77,8 +77,8 @@ class Phrase:
 
     def pharaoh(self) -> str:
         """The links in Pharaoh format, sorted: `i-j` if sure, `ipj` if possible."""
-        marks = {(i, j): mark for i, mark, j in sorted(self.links, key=lambda x: x[1] == "-")}
-        return " ".join(f"{i}{marks[i, j].replace('~', 'p')}{j}" for i, j in sorted(marks))
+        links = sorted(self.links, key=lambda link: (link[0], link[2]))
+        return " ".join(f"{i}{mark.replace('~', 'p')}{j}" for i, mark, j in links)
 
 
 EMPTY = Phrase()

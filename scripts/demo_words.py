@@ -86,7 +86,7 @@ def read_verbs(table: str) -> list[Verb]:
     return [Verb(*ko.split(), *en.split(), *rest) for ko, en, *rest in rows(table)]
 
 
-# Kind of noun, counter (- for a mass noun, measure word of a drink), nouns with irregular plurals.
+# Kind, counter (- if it is not counted) with the English measure of a drink, irregular plurals.
 NOUNS = read_nouns("""
 person  명       남자 man men, 여자 woman women, 아이 child children, 학생 student, 의사 doctor
 person  명       친구 friend, 농부 farmer, 요리사 chef, 소년 boy, 소녀 girl, 화가 painter
@@ -112,8 +112,8 @@ movie   편       영화 movie
 skill   -        한국어 Korean, 영어 English, 수학 math
 tool    자루     연필 pencil, 펜 pen, 칼 knife knives
 tool    개       숟가락 spoon, 포크 fork
-at      곳       학교 school, 시장 market, 병원 hospital, 식당 restaurant, 역 station, 가게 store
-in      곳       공원 park, 도서관 library, 부엌 kitchen, 정원 garden, 교실 classroom
+at      -        학교 school, 시장 market, 병원 hospital, 식당 restaurant, 역 station, 가게 store
+in      -        공원 park, 도서관 library, 부엌 kitchen, 정원 garden, 교실 classroom
 """)
 
 # Names, then pronouns with their object forms.
@@ -139,7 +139,7 @@ ADJECTIVES = entries("""
 무거운 heavy: box bag chair, 뜨거운 hot: water milk coffee tea, 차가운 cold: drink,
 맛있는 delicious: dish fruit drink,
 신선한 fresh: fruit meat milk bread, 재미있는 interesting: reading movie letter,
-아름다운 beautiful: image flower tree garden sound, 슬픈 sad: song novel movie letter
+아름다운 beautiful: image flower tree sound, 슬픈 sad: song novel movie letter
 """)
 
 NUMBERS = entries("""
@@ -176,7 +176,7 @@ VERBS = read_verbs("""
 던지다 던졌다 | throw threw | person | ball | - | quickly again
 고치다 고쳤다 | repair repaired | person | vehicle chair watch umbrella opening | - | quickly again
 쫓다 쫓았다 | chase chased | animal | animal | - | quickly quietly
-청소하다 청소했다 | clean cleaned | person | kitchen classroom garden store | - | quickly quietly
+닦다 닦았다 | wipe wiped | person | opening vehicle chair cup | - | quickly slowly again
 자르다 잘랐다 | cut cut | person | fruit meat bread cheese | - | quickly slowly knife
 잃어버리다 잃어버렸다 | lose lost | person | bag umbrella watch toy pen letter | - | again
 좋아하다 좋아했다 | like liked | person animal | person animal dish fruit | - | stative

@@ -25,6 +25,53 @@ FUNCTION_WORDS = {
     "in",
 }
 
+# One for each kind of rule, checked by hand.
+EXAMPLES = """
+나는 밥을 먹었다
+I ate rice
+0-0 1-2 2-1
+
+유나는 학교에서 선생님에게 감자를 주었다
+Yuna gave the potato to the teacher at the school
+0-0 1p7 1p8 1-9 2p4 2p5 2-6 3p2 3-3 4-1
+
+배고픈 할머니는 은지의 잡지를 읽었다
+the hungry grandmother read Eunji's magazine
+0p0 0-1 1p0 1-2 2-4 3-5 4-3
+
+그녀가 재미있는 편지를 연필로 쓴다
+she writes the interesting letter with the pencil
+0-0 1p2 1-3 2p2 2-4 3p5 3p6 3-7 4-1
+
+그들은 친구와 함께 노래할 것이다
+they will sing with the friend
+0-0 1p3 1p4 1-5 2-3 3p1 3-2 4p1 4p2
+
+남자가 도운 의사는 노래 다섯 곡을 불렀다
+the doctor who the man helped sang five songs
+0p3 0-4 1p2 1-5 2p0 2-1 2p2 3-8 4-7 5p7 5p8 6-6
+
+치즈를 먹은 토끼를 본 고양이가 작은 쥐 두 마리를 좋아했다
+the cat that saw the rabbit that ate cheese liked two small mice
+0-8 1p6 1-7 2p4 2-5 2p6 3p2 3-3 4p0 4-1 4p2 5-11 6-12 7-10 8p10 8p12 9-9
+
+서연은 학생에게 소설을 보내고 시장으로 돌아갔다
+Seoyeon sent the novel to the student and returned to the market
+0-0 1p4 1p5 1-6 2p2 2-3 3-1 3p7 4p9 4p10 4-11 5-8
+
+농부가 차를 마신 후에 수진과 은지가 앉았다
+Sujin and Eunji sat after the farmer drank tea
+0p5 0-6 1-8 2p4 2-7 3-4 4-0 4p1 5-2 6-3
+
+우리가 배고픈 소녀들을 만나기 때문에 할머니들은 작은 개를 그린다
+the grandmothers draw the small dog because we meet the hungry girls
+0-7 1p9 1-10 2p9 2-11 3p6 3-8 4-6 5p0 5-1 6p3 6-4 7p3 7-5 8-2
+
+민수는 영희가 앉을 것이라고 생각했다
+Minsu thought that Younghee would sit
+0-0 1-3 2p4 2-5 3p2 3p4 3p5 4-1 4p2
+"""
+
 Lines = dict[str, dict[str, list[str]]]
 
 
@@ -60,17 +107,21 @@ def corpus() -> Lines:
     }
 
 
-def both_sides(corpus: Lines, suffix: str) -> list[str]:
+def all_lines(corpus: Lines, suffix: str) -> list[str]:
     return [line for name in SIZES for line in corpus[name][suffix]]
 
 
 def test_the_committed_files_are_what_the_script_writes(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["make_demo_corpus.py", "--out", str(tmp_path), "--seed", "1"])
     script.main()
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert written == {path.name: path.read_bytes() for path in COMMITTED.iterdir()}
+    assert "train  12000 sentences of 2 to 30 English words" in capsys.readouterr().out
 
 
 def test_each_set_has_its_size_on_both_sides_and_in_its_links(corpus: Lines) -> None:
@@ -84,7 +135,7 @@ def test_each_set_has_its_size_on_both_sides_and_in_its_links(corpus: Lines) -> 
 
 @pytest.mark.parametrize("suffix", ["ko", "en"])
 def test_no_sentence_occurs_twice_on_either_side_in_any_set(corpus: Lines, suffix: str) -> None:
-    sentences = both_sides(corpus, suffix)
+    sentences = all_lines(corpus, suffix)
     assert len(set(sentences)) == len(sentences) == sum(SIZES.values())
 
 
@@ -96,8 +147,14 @@ def test_the_classic_example_is_held_out_but_its_words_are_common(corpus: Lines)
     assert min(counts) >= 50
 
 
+def test_examples_checked_by_hand_are_in_the_corpus(corpus: Lines) -> None:
+    triples = set(zip(*(all_lines(corpus, x) for x in ("ko", "en", "align")), strict=True))
+    for example in EXAMPLES.strip().split("\n\n"):
+        assert tuple(example.split("\n")) in triples
+
+
 def test_every_link_is_in_range_and_every_word_is_linked(corpus: Lines) -> None:
-    for ko, en, align in zip(*(both_sides(corpus, x) for x in ("ko", "en", "align")), strict=True):
+    for ko, en, align in zip(*(all_lines(corpus, x) for x in ("ko", "en", "align")), strict=True):
         links = [re.fullmatch(r"(\d+)[-p](\d+)", link) for link in align.split(" ")]
         pairs = [(int(link[1]), int(link[2])) for link in links if link]
         assert len(pairs) == len(links) == len(set(pairs))
@@ -107,7 +164,7 @@ def test_every_link_is_in_range_and_every_word_is_linked(corpus: Lines) -> None:
 
 
 def test_words_without_a_counterpart_have_only_possible_links(corpus: Lines) -> None:
-    for ko, en, align in zip(*(both_sides(corpus, x) for x in ("ko", "en", "align")), strict=True):
+    for ko, en, align in zip(*(all_lines(corpus, x) for x in ("ko", "en", "align")), strict=True):
         source, target = ko.split(), en.split()
         for i, j in re.findall(r"(\d+)-(\d+)", align):
             assert target[int(j)] not in FUNCTION_WORDS
@@ -126,20 +183,20 @@ def test_lengths_are_as_promised(corpus: Lines) -> None:
 def test_every_held_out_word_occurs_in_train(corpus: Lines) -> None:
     for suffix in ("ko", "en"):
         known = {word for line in corpus["train"][suffix] for word in line.split()}
-        used = {word for line in both_sides(corpus, suffix) for word in line.split()}
+        used = {word for line in all_lines(corpus, suffix) for word in line.split()}
         assert used == known
 
 
 def test_korean_is_hangul_and_english_is_ascii_letters(corpus: Lines) -> None:
-    assert all(re.fullmatch("[가-힣]+( [가-힣]+)*", line) for line in both_sides(corpus, "ko"))
-    assert all(re.fullmatch("[A-Za-z']+( [A-Za-z']+)*", x) for x in both_sides(corpus, "en"))
+    assert all(re.fullmatch("[가-힣]+( [가-힣]+)*", line) for line in all_lines(corpus, "ko"))
+    assert all(re.fullmatch("[A-Za-z']+( [A-Za-z']+)*", x) for x in all_lines(corpus, "en"))
 
 
 def test_a_korean_sentence_has_one_translation_and_most_sentences_are_still_unseen(
     script: ModuleType, corpus: Lines
 ) -> None:
     grammar = script.Grammar(random.Random(2))
-    pairs = dict(zip(*(both_sides(corpus, x) for x in ("ko", "en")), strict=True))
+    pairs = dict(zip(*(all_lines(corpus, x) for x in ("ko", "en")), strict=True))
     for _ in range(6000):
         pair = grammar.sentence()
         english = " ".join(pair.target)
@@ -174,7 +231,7 @@ def test_particles_follow_the_final_consonant(
 
 
 def test_no_noun_in_the_corpus_has_the_wrong_particle(words: ModuleType, corpus: Lines) -> None:
-    used = {word for line in both_sides(corpus, "ko") for word in line.split()}
+    used = {word for line in all_lines(corpus, "ko") for word in line.split()}
     seen = 0
     for noun in [noun.korean for noun in words.NOUNS] + [name for name, _ in words.NAMES]:
         final = (ord(noun[-1]) - 0xAC00) % 28
