@@ -37,7 +37,8 @@ class Hypothesis:
     """Log-probability in nats over the length penalty; of a sentence that was split, the mean
     over its pieces."""
     log_prob: float
-    """Sum of the token log-probabilities, in nats."""
+    """Sum of the token log-probabilities, in nats; of a sentence that was split, also of the
+    `</s>` of each piece."""
     tokens: list[str]
     """The pieces; the last one is `</s>`."""
     token_log_probs: list[float]

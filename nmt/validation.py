@@ -50,13 +50,13 @@ class Validator:
         draws from the random state.
         """
         loss = self.loss(should_stop)
+        if loss is None:
+            return None
         hypotheses: list[str] = []
         for translation in self.translator.stream(self.sources, self.options, window=256):
             if should_stop():
                 return None
             hypotheses.append(translation.text)
-        if loss is None:
-            return None
         return Validation(
             loss, bleu(hypotheses, [self.references]), chrf(hypotheses, [self.references])
         )

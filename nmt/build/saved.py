@@ -71,7 +71,8 @@ def find_model(path: str | Path) -> SavedModel:
         ModelError: if there is no model, it is damaged, or its tokenizer is not its own.
     """
     checkpoint = choose_checkpoint(Path(path))
-    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    folder = checkpoint.resolve().parent  # also of `.`
+    home = folder.parent if folder.name == "checkpoints" else checkpoint
     try:
         config = load_config(str(home / "config.yaml"))
     except NMTError as error:

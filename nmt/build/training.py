@@ -1,5 +1,7 @@
 """Config → device, optimizer, schedule, trainer."""
 
+import re
+
 import torch
 
 from nmt.config import Config
@@ -22,12 +24,12 @@ def build_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()) or name.endswith(":"):
+    match = re.fullmatch(r"cuda(?::(0|[1-9][0-9]*))?", name)
+    if not match:
         raise ConfigError(f"device: must be auto, cpu, cuda or cuda:N, but is {name}")
     if not torch.cuda.is_available():
         raise ConfigError(f"device: {name} was asked for, but this machine has no CUDA; use cpu")
-    if index and int(index) >= torch.cuda.device_count():
+    if match[1] and int(match[1]) >= torch.cuda.device_count():
         raise ConfigError(
             f"device: {name} was asked for, but there are only {torch.cuda.device_count()} "
             "CUDA devices, counted from 0"

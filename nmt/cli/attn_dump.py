@@ -16,9 +16,15 @@ from nmt.cli.options import (
     ModelPath,
     NBest,
     Precision,
+    input_name,
+    refuse_ignored,
+    refuse_impossible_beam,
+    refuse_shared_stream,
 )
+from nmt.errors import ConfigError
 
 if TYPE_CHECKING:
+    from nmt.alignment.links import Gold
     from nmt.alignment.pair import AlignedPair
     from nmt.translator import Forced, Translator
 
@@ -44,7 +50,7 @@ def attn_dump(
     svg: Annotated[str | None, typer.Option(help="Folder for one picture per pair.")] = None,
     gold: Annotated[
         str | None,
-        typer.Option(help="True links (i-j sure, ipj or i?j possible): prints AER."),
+        typer.Option(help="True links (i-j sure, ipj or i?j possible) to score ours with."),
     ] = None,
     gold_base: Annotated[
         int | None, typer.Option(help="0 or 1: how the gold file counts its words.")
@@ -60,23 +66,27 @@ def attn_dump(
 
     Row t belongs to the predicted token t, the last row to </s>; columns include the source
     </s>; rows sum to one. Without an output option JSON lines go to stdout. Links are 0-based.
-    Gold links are between words, so they are scored at word level and need --tgt.
+    Gold links are between words, so they are scored at word level and need --tgt. Precision,
+    recall and AER go to stdout, or to stderr if an output goes to stdout.
     """
     from nmt.alignment.files import JSONLWriter, NPZWriter, PharaohWriter, SVGWriter
     from nmt.alignment.html import HTMLWriter
-    from nmt.alignment.links import Gold, read_gold, score_links
+    from nmt.alignment.links import score_links
     from nmt.alignment.pair import hard_links, to_words
     from nmt.build.saved import load
-    from nmt.errors import ConfigError, DataError
+    from nmt.text.lines import open_output
 
-    if gold is not None and (tgt is None or gold_base not in (0, 1)):
-        raise ConfigError(
-            "attn-dump: --gold needs --tgt, whose words its links join, and --gold-base 0 or 1, "
-            "the number of the first word in the gold file"
+    refuse_shared_stream("standard input", src=src, tgt=tgt)
+    refuse_shared_stream("standard output", jsonl=jsonl, pharaoh=pharaoh, html=html)
+    refuse_impossible_beam(beam_size, n_best)
+    if tgt is not None:
+        refuse_ignored(
+            "--tgt",
+            beam_size=beam_size,
+            n_best=n_best if n_best > 1 else None,
+            length_penalty=length_penalty,
         )
-    truth: Gold | None = None
-    if gold is not None and gold_base is not None:
-        truth = read_gold(gold, 1 if gold_base else 0)
+    truth = None if gold is None else read_truth(gold, gold_base, src, tgt)
     translator = load(
         model,
         device=device,
@@ -109,20 +119,47 @@ def attn_dump(
         for pair in aligned_pairs(translator, src, tgt):
             sure, possible = set(), set()
             if truth is not None:
-                if pair.line > len(truth.sure):
-                    raise DataError(
-                        f"{gold} has {len(truth.sure)} lines but {src} has more; "
-                        "line N of one must belong to line N of the other"
-                    )
                 sure, possible = truth.sure[pair.line - 1], truth.possible[pair.line - 1]
                 found_links.append(set(hard_links(to_words(pair))))
             shown = to_words(pair) if level == "word" else pair
             for writer in plain:
                 writer.write(shown)
             if page is not None:
-                page.write(pair if level == "subword" else shown, sure, possible)
+                page.write(shown, sure, possible)
     if truth is not None:
-        say(str(score_links(found_links, truth.sure, truth.possible)))
+        result = str(score_links(found_links, truth.sure, truth.possible))
+        if "-" in (jsonl, pharaoh, html):
+            say(result)
+        else:
+            with open_output(None) as out:
+                out.write(result + "\n")
+
+
+def read_truth(gold: str, base: int | None, src: str, tgt: str | None) -> "Gold":
+    """The gold links, each between words that are there.
+
+    Raises:
+        ConfigError: if it is not said what the links are about.
+        DataError: if they are not about these lines.
+    """
+    from nmt.alignment.links import read_gold
+    from nmt.data.corpus import read_pairs
+    from nmt.text.tokenizer import clean
+
+    if tgt is None or base not in (0, 1):
+        raise ConfigError(
+            "attn-dump: --gold needs --tgt, whose words its links join, and --gold-base 0 or 1, "
+            "the number of the first word in the gold file"
+        )
+    if "-" in (src, tgt):
+        raise ConfigError(
+            "attn-dump: with --gold, --src and --tgt are read twice; name files instead of -"
+        )
+    lengths = [
+        (len(clean(pair.src).split()), len(clean(pair.tgt).split()))
+        for pair in read_pairs(src, tgt)
+    ]
+    return read_gold(gold, 1 if base else 0, lengths)
 
 
 def aligned_pairs(translator: "Translator", src: str, tgt: str | None) -> Iterator["AlignedPair"]:
@@ -140,22 +177,27 @@ def aligned_pairs(translator: "Translator", src: str, tgt: str | None) -> Iterat
 
     invalid = InvalidLines()
     with open_input(src) as stream:
-        translations = translator.stream(decode_lines(stream, src, invalid), window=WINDOW)
+        lines = decode_lines(stream, input_name(src), invalid)
+        translations = translator.stream(lines, window=WINDOW)
         for line, translation in enumerate(translations, 1):
             for rank, (hypothesis, attended) in enumerate(
                 zip(translation.hypotheses, translator.attend(translation), strict=True), 1
             ):
                 yield aligned(src, line, rank, attended, hypothesis.score)
-    invalid.report(src)
+    invalid.report(input_name(src))
 
 
 def aligned(name: str, line: int, rank: int, forced: "Forced", score: float) -> "AlignedPair":
     """A pair as the alignment formats want it; one without attention is empty."""
     from nmt.alignment.pair import AlignedPair
+    from nmt.translator import FORCED_LIMIT
 
     if not forced.weights.size:
         if forced.src.tokens and forced.tgt.tokens:
-            warn(f"{name}:{line}: the pair is too long for a matrix, and is left empty")
+            warn(
+                f"{input_name(name)}:{line}: the pair has more than {FORCED_LIMIT} tokens on a "
+                "side, too many for a matrix; it is left empty"
+            )
         return AlignedPair(line, rank, [], [], forced.weights, [], [], [], [])
     return AlignedPair(
         line,

@@ -20,11 +20,16 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from nmt.build.model import build_model
     from nmt.build.training import build_device, check_precision
     from nmt.config import load_config, to_yaml
+    from nmt.data.corpus import files_exist
+    from nmt.data.store import SIDES
     from nmt.text.lines import open_output
+    from nmt.text.tokenizer import PAD_ID
 
     settings = load_config(config, overrides or ())
     device = build_device(settings.training.device)
     check_precision(settings.training.precision, device)
+    for files in (settings.data.train, settings.data.valid):
+        files_exist(files.src, files.tgt)
     with tempfile.TemporaryDirectory(prefix="nmt-check-") as name, open_output(None) as out:
         folder = Path(name)
         existing = Path(settings.run_dir) / "tokenizer"
@@ -47,8 +52,8 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
             out.write(f"{part}: {size:,} parameters\n")
         size = sum(parameter.numel() for parameter in model.parameters())
         out.write(f"model: {size:,} parameters, shared ones counted once\n")
-        for side in ("src", "tgt"):
-            lengths = store.lengths(side) if side == "src" else store.lengths("tgt")
+        for side in SIDES:
+            lengths = store.lengths(side)
             out.write(
                 f"{side}: {lengths.sum():,} tokens in {len(store):,} sentences, "
                 f"median {np.median(lengths):.0f}, longest {lengths.max()}\n"
@@ -69,5 +74,5 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
             ("src", tokenizers.src, batch.src[0]),
             ("tgt", tokenizers.tgt, batch.tgt_output[0]),
         ):
-            pieces = tokenizer.tokens([i for i in ids.tolist() if i])
+            pieces = tokenizer.tokens([i for i in ids.tolist() if i != PAD_ID])
             out.write(f"line {batch.lines[0]} {side}: {' '.join(pieces)}\n")

@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from nmt.cli.messages import InvalidLines
-from nmt.cli.options import BatchTokens, BeamSize, Device, LengthPenalty, Precision
+from nmt.cli.options import (
+    BatchTokens,
+    BeamSize,
+    Device,
+    LengthPenalty,
+    Precision,
+    input_name,
+    refuse_ignored,
+    refuse_impossible_beam,
+    refuse_shared_stream,
+)
 
 
 def evaluate(
@@ -49,14 +59,25 @@ def evaluate(
     def read(path: str) -> list[str]:
         invalid = InvalidLines()
         with open_input(path) as stream:
-            lines = list(decode_lines(stream, path, invalid))
-        invalid.report(path)
+            lines = list(decode_lines(stream, input_name(path), invalid))
+        invalid.report(input_name(path))
         return lines
 
     if (model is None) == (hyp is None):
         raise ConfigError("eval: give either --model with --src, or --hyp")
     if model is not None and src is None:
         raise ConfigError("eval: --model needs --src, the text to translate")
+    if hyp is not None:
+        refuse_ignored(
+            "--hyp",
+            output=output,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            batch_tokens=batch_tokens,
+        )
+    refuse_impossible_beam(beam_size)
+    for path in ref:
+        refuse_shared_stream("standard input", src=src, hyp=hyp, ref=path)
     if tokenize not in TOKENIZE_CHOICES:
         raise ConfigError(
             f"--tokenize: must be one of {', '.join(TOKENIZE_CHOICES)}, but is {tokenize}"
@@ -112,6 +133,7 @@ def unequal(name: str, lines: list[str], other: str, other_lines: list[str]) -> 
     from nmt.errors import DataError
 
     return DataError(
-        f"{name} has {len(lines)} lines but {other} has {len(other_lines)}; "
+        f"{input_name(name)} has {len(lines)} lines but {input_name(other)} has "
+        f"{len(other_lines)}; "
         "line N of one must belong to line N of the other"
     )

@@ -43,14 +43,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("translate")(translate.translate)
-app.command("eval")(evaluate.evaluate)
-app.command("attn-dump")(attn_dump.attn_dump)
-app.command("score")(score.score)
-app.command("check")(check.check)
+# The short help stands in the list of commands, where the first sentence may be cut off.
+app.command("train", short_help="Train a model as a config says.")(train.train)
+app.command("translate", short_help="Translate text, line by line.")(translate.translate)
+app.command("eval", short_help="Measure BLEU, chrF and TER of translations.")(evaluate.evaluate)
+app.command("attn-dump", short_help="Export what a model looks at, as data or pictures.")(
+    attn_dump.attn_dump
+)
+app.command("score", short_help="Give the log-probability of given translations.")(score.score)
+app.command("check", short_help="Try out a config without training a model.")(check.check)
 app.add_typer(tokenizer.app, name="tokenizer")
-app.command("schema")(schema.schema)
+app.command("schema", short_help="Print the JSON schema of the config.")(schema.schema)
 
 
 def print_version(wanted: bool) -> None:

@@ -14,8 +14,9 @@ def warn(message: str) -> None:
 
 
 def error(message: str) -> None:
-    """Print why the command ends."""
-    say(f"error: {message}")
+    """Print why the command ends; each line of the message is a problem of its own."""
+    for problem in message.split("\n"):
+        say(f"error: {problem}")
 
 
 class InvalidLines:
@@ -32,6 +33,6 @@ class InvalidLines:
         """Warn if there were any."""
         if self.lines:
             warn(
-                f"{name}: {len(self.lines)} lines are not valid UTF-8 (first: line "
-                f"{self.lines[0]}); the bytes in question were read as U+FFFD"
+                f"{name}: lines that are not valid UTF-8: {len(self.lines)} (the first is line "
+                f"{self.lines[0]}); their bad bytes were read as U+FFFD"
             )

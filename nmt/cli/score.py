@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nmt.cli.options import Device, ModelPath, Precision
+from nmt.cli.options import Device, ModelPath, Precision, input_name, refuse_shared_stream
 
 
 def score(
@@ -30,6 +30,7 @@ def score(
     from nmt.text.lines import json_line, open_output
     from nmt.translator import FORCED_LIMIT
 
+    refuse_shared_stream("standard input", src=src, tgt=tgt)
     pairs = read_pairs(src, tgt)
     translator = load(model, device=device, precision=precision)
     with open_output(output) as out:
@@ -39,8 +40,8 @@ def score(
             ):
                 if not forced.token_log_probs and forced.src.tokens and forced.tgt.tokens:
                     raise DataError(
-                        f"{src}:{pair.line}: the pair has more than {FORCED_LIMIT} tokens on a "
-                        "side; split it"
+                        f"{input_name(src)}:{pair.line}: the pair has more than {FORCED_LIMIT} "
+                        "tokens on a side; split it"
                     )
                 log_prob = forced.log_prob if forced.token_log_probs else None
                 if format == "text":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from nmt.cli.messages import say
-from nmt.cli.options import ConfigPath, ModelPath, Overrides
+from nmt.cli.options import ConfigPath, ModelPath, Overrides, input_name
 
 app = typer.Typer(no_args_is_help=True, help="Train, apply and undo the tokenizer of a model.")
 
@@ -23,11 +23,15 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
     """Train the tokenizers of a config into its run directory, where `nmt train` finds them."""
     from nmt.build.data import build_tokenizers
     from nmt.config import load_config
+    from nmt.training.run_directory import RunDirectory
 
     settings = load_config(config, overrides or ())
-    folder = Path(settings.run_dir) / "tokenizer"
-    build_tokenizers(settings, folder, say)
-    say(f"tokenizers are in {folder}")
+    run = RunDirectory(Path(settings.run_dir), resume=True)
+    try:
+        build_tokenizers(settings, run.path / "tokenizer", say)
+    finally:
+        run.close()
+    say(f"tokenizers are in {run.path / 'tokenizer'}")
 
 
 @app.command()
@@ -65,11 +69,12 @@ def decode(model: ModelPath, side: Side, input: Input = "-", output: Output = "-
                 token_ids = [int(word) for word in line.split()]
             except ValueError:
                 raise DataError(
-                    f"{input}:{number}: must hold numbers of pieces; `nmt tokenizer encode --ids` "
-                    "makes such lines"
+                    f"{input_name(input)}:{number}: must hold numbers of pieces; "
+                    "`nmt tokenizer encode --ids` makes such lines"
                 ) from None
             if any(not 0 <= token_id < len(tokenizer) for token_id in token_ids):
                 raise DataError(
-                    f"{input}:{number}: pieces have the numbers 0 to {len(tokenizer) - 1}"
+                    f"{input_name(input)}:{number}: pieces have the numbers 0 to "
+                    f"{len(tokenizer) - 1}; was this made by another tokenizer?"
                 )
             out.write(tokenizer.decode(token_ids) + "\n")

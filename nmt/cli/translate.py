@@ -8,6 +8,7 @@ import typer
 
 from nmt.cli.messages import InvalidLines, warn
 from nmt.cli.options import (
+    CONFIG,
     BatchTokens,
     BeamSize,
     Device,
@@ -15,6 +16,8 @@ from nmt.cli.options import (
     ModelPath,
     NBest,
     Precision,
+    input_name,
+    refuse_impossible_beam,
 )
 
 if TYPE_CHECKING:
@@ -29,11 +32,14 @@ def translate(
     n_best: NBest = 1,
     length_penalty: LengthPenalty = None,
     min_length: Annotated[
-        int | None, typer.Option(help="Fewest tokens of a translation. [config: 1]")
+        int | None, typer.Option(help=f"Fewest tokens of a translation. {CONFIG}")
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(help="Most tokens of a translation. [config: 2 per source token, plus 10]"),
+        typer.Option(
+            help="Most tokens of a translation. [default: as many per source token as "
+            "max_length_ratio in the model's config says, plus 10]"
+        ),
     ] = None,
     batch_tokens: BatchTokens = None,
     buffer: Annotated[
@@ -59,11 +65,7 @@ def translate(
 
     if buffer < 1:
         raise ConfigError(f"--buffer: must be at least 1, but is {buffer}")
-    if n_best > 1 and beam_size is not None and n_best > beam_size:
-        raise ConfigError(
-            f"--n-best: must be at most the beam size {beam_size}, but is {n_best}; "
-            "raise --beam-size"
-        )
+    refuse_impossible_beam(beam_size, n_best)
     if sys.stdin.isatty() and input == "-":
         buffer = 1
     invalid, split = InvalidLines(), []
@@ -79,8 +81,7 @@ def translate(
             max_length=max_length,
             batch_tokens=batch_tokens,
         )
-        name = "standard input" if input == "-" else input
-        lines = decode_lines(stream, name, invalid)
+        lines = decode_lines(stream, input_name(input), invalid)
         with open_output(output) as out:
             translations = translator.stream(lines, window=buffer)
             for number, translation in enumerate(translations, 1):
@@ -90,11 +91,11 @@ def translate(
                     out.flush()
                 if translation.num_pieces > 1:
                     split.append(number)
-    invalid.report(name)
+    invalid.report(input_name(input))
     if split:
         warn(
-            f"{name}: {len(split)} lines are longer than {translator.max_source_length} tokens "
-            f"and were translated in pieces (first: line {split[0]})"
+            f"{input_name(input)}: lines with more than {translator.max_source_length} tokens: "
+            f"{len(split)} (the first is line {split[0]}); they were translated in pieces"
         )
 
 

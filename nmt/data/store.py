@@ -20,7 +20,7 @@ import numpy as np
 
 from nmt.data.corpus import FilterCounts, Pair, PairFilter
 from nmt.errors import DataError, ModelError, TrainingError
-from nmt.text.lines import open_input, sync_folder
+from nmt.text.lines import read_lines, sync_folder
 
 Side = Literal["src", "tgt"]
 SIDES: tuple[Side, Side] = ("src", "tgt")
@@ -31,17 +31,17 @@ FORMAT_VERSION = 1
 
 
 def fingerprint(paths: Iterable[str], settings: dict[str, Any]) -> str:
-    """A hash of the content of files and of what is done with them.
+    """A hash of the lines of files and of what is done with them.
 
     Raises:
         ConfigError: if a file cannot be opened.
+        DataError: if a line is not UTF-8.
     """
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
     for path in paths:
         file_digest = hashlib.sha256()
-        with open_input(path) as stream:
-            while block := stream.read(1 << 20):
-                file_digest.update(block)
+        for line in read_lines(path):
+            file_digest.update(line.encode() + b"\n")
         digest.update(file_digest.digest())
     return digest.hexdigest()
 
@@ -71,6 +71,8 @@ class TokenStore:
                     raise ValueError(name)
             self.lines = np.fromfile(folder / "lines.bin", np.int64)
             """(num_pairs,) 1-based line number of each pair in the corpus files."""
+            if {len(offsets) for offsets in self._offsets.values()} != {len(self.lines) + 1}:
+                raise ValueError("lines")
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise ModelError(
                 f"{folder}: is not a complete token store; delete it, and it is made anew"
@@ -118,11 +120,11 @@ def build_store(
         TrainingError: if the disk is full.
     """
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     dtype = {side: np.dtype("u2" if vocab_size[side] <= 1 << 16 else "u4") for side in SIDES}
     counts = FilterCounts()
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         with ExitStack() as stack:
             names = [*SIDES, *(f"{side}_text" for side in SIDES if with_text)]
             writers = {

@@ -16,11 +16,12 @@ from typing import Literal
 
 import sentencepiece
 
-from nmt.errors import ConfigError, DataError, ModelError
+from nmt.errors import ConfigError, DataError, ModelError, NMTError
 from nmt.text.lines import atomic_write, one_line
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 EOS = "</s>"
+NO_TEXT = "tokenizer: there is no text to learn from; is the corpus empty?"
 WORD_START = "\u2581"  # how SentencePiece writes the space before a word
 
 Kind = Literal["unigram", "bpe", "word", "char"]
@@ -52,8 +53,9 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes, name: str = "tokenizer") -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self._processor.load_from_serialized_proto(model)
         except RuntimeError:
             raise ModelError(f"{name}: is not a SentencePiece model, or is damaged") from None
         special = (
@@ -120,27 +122,26 @@ class Tokenizer:
             word_at += [len(words)] * (match.end() - len(word_at))
             words.append(match.group())
         word_at += [len(words) - 1] * (len(text) + 1 - len(word_at))
-        word_ids: list[int] = []
-        for begin, end in mapping["offsets"]:
-            while begin < end and text[begin].isspace():
-                begin += 1
-            word_ids.append(word_at[begin])
+        # The last character tells the word: what normalisation removes belongs to the next piece.
+        word_ids = [word_at[max(begin, end - 1)] for begin, end in mapping["offsets"]]
         return Segmented(list(mapping["ids"]), list(mapping["pieces"]), word_ids, words)
 
     def segment_ids(self, token_ids: Sequence[int]) -> Segmented:
-        """Group tokens that search has found into words, at each `▁`."""
+        """Group tokens that search has found into words: those of the decoded text.
+
+        A word starts at each `▁`; `<unk>`, which decodes to ` ⁇ `, is a word of its own.
+        """
         tokens = self.tokens(token_ids)
         word_ids: list[int] = []
         groups: list[list[int]] = []
-        for token_id, token in zip(token_ids, tokens, strict=True):
-            lone_mark = bool(groups) and self.tokens(groups[-1]) == [WORD_START]
-            if not groups or (token.startswith(WORD_START) and not lone_mark):
+        for i, token in enumerate(tokens):
+            starts = token.startswith(WORD_START) or UNK_ID in token_ids[max(i - 1, 0) : i + 1]
+            if i == 0 or (starts and tokens[i - 1] != WORD_START):
                 groups.append([])
-            groups[-1].append(token_id)
+            groups[-1].append(token_ids[i])
             word_ids.append(len(groups) - 1)
-        return Segmented(
-            list(token_ids), tokens, word_ids, [self.decode(group) for group in groups]
-        )
+        words = [self.decode(group).strip() for group in groups]
+        return Segmented(list(token_ids), tokens, word_ids, words)
 
     def save(self, path: Path) -> None:
         """Write the model file."""
@@ -178,15 +179,15 @@ def train_tokenizer(
                 longest = max(longest, len(sentence.encode()))
                 stream.write(sentence + "\n")
         if empty:
-            raise DataError("tokenizer: there is no text to learn from; is the corpus empty?")
+            raise DataError(NO_TEXT)
         arguments = {
-            "input": str(corpus),
-            "model_prefix": str(Path(folder, "tokenizer")),
+            "input": corpus.name,
+            "model_prefix": "tokenizer",
             "model_type": kind,
             "vocab_size": vocab_size,
             "character_coverage": character_coverage,
             "byte_fallback": byte_fallback,
-            "max_sentence_length": longest + 1,
+            "max_sentence_length": max(longest + 1, 10),  # bytes; the trainer takes no less
             "pad_id": PAD_ID,
             "unk_id": UNK_ID,
             "bos_id": BOS_ID,
@@ -194,26 +195,33 @@ def train_tokenizer(
             "minloglevel": 2,
         }
         process = subprocess.run(
-            [sys.executable, "-m", "nmt.text.learn_pieces"],
+            [sys.executable, "-m", "nmt.text.learn_pieces", folder],
             input=json.dumps(arguments),
             capture_output=True,
             text=True,
             check=False,
         )
         if process.returncode:
-            raise ConfigError(explain(process.stderr, vocab_size))
+            raise explain(process.stderr, vocab_size)
         return Tokenizer(Path(folder, "tokenizer.model").read_bytes())
 
 
-def explain(message: str, vocab_size: int) -> str:
+def explain(message: str, vocab_size: int) -> NMTError:
     """Say in our words what SentencePiece's trainer complains of."""
     where = f"tokenizer.vocab_size: is {vocab_size}, but this corpus"
     if match := re.search(r"value <= (\d+)", message):
-        return f"{where} allows at most {match[1]} pieces; lower it"
+        return ConfigError(f"{where} allows at most {match[1]} pieces; lower it")
     if match := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
-        return (
+        return ConfigError(
             f"{where} needs at least {match[1]} pieces for its characters; raise it, or lower "
             "tokenizer.character_coverage"
         )
+    if "(vocab_size) >= (0)" in message:  # of word and char, what the 256 bytes leave of it
+        return ConfigError(
+            f"tokenizer.vocab_size: is {vocab_size}, but 256 bytes and 4 special pieces need at "
+            "least 260; raise it, or turn tokenizer.byte_fallback off"
+        )
+    if "(all_chars_count) > (0)" in message:
+        return DataError(NO_TEXT)
     lines = message.strip().split("\n")
-    return f"tokenizer: training failed: {lines[-1]}"
+    return ConfigError(f"tokenizer: training failed: {lines[-1]}")

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ import torch
 from torch import Tensor
 
 import nmt
-from nmt.errors import ModelError, TrainingError
+from nmt.errors import ConfigError, ModelError, TrainingError
 from nmt.text.lines import atomic_write, sync_folder
 
 FORMAT_VERSION = 1
+NAME = re.compile(r"step-\d{8,}")
+REPLACED = ".replaced"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "training_state.pt", "manifest.json"
 
 
@@ -59,7 +62,7 @@ def write_checkpoint(
                 "from the last one with a lower training.learning_rate"
             )
     final = run_dir / "checkpoints" / checkpoint_name(step)
-    temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
+    temporary = unfinished(final)
     try:
         remove_unfinished(run_dir)
         temporary.mkdir(parents=True)
@@ -78,25 +81,39 @@ def write_checkpoint(
         }
         with atomic_write(temporary / MANIFEST) as stream:
             stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
-        if final.exists():  # a damaged one of the same step, from which the run did not go on
-            shutil.rmtree(final)
+        if final.exists():  # of a validation that was cut short, or damaged
+            os.rename(final, final.with_suffix(REPLACED))
         os.rename(temporary, final)
         sync_folder(final.parent)
         point(run_dir / "latest", final)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError, ConfigError, TrainingError) as error:
+        # RuntimeError is how torch.save reports a full disk
+        reason = str(error).partition("\n")[0]
         raise TrainingError(
-            f"{final}: cannot be written: {error}; older checkpoints are as they were; free some "
-            "space and continue with --resume"
+            f"{final}: cannot be written ({reason}); older checkpoints are as they were; free "
+            "some space and continue with --resume"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_unfinished(run_dir)
     return final
 
 
+def unfinished(checkpoint: Path) -> Path:
+    """Where a checkpoint is while it is not complete."""
+    return checkpoint.with_name(f"{checkpoint.name}.tmp-{os.getpid()}")
+
+
 def remove_unfinished(run_dir: Path) -> None:
-    """Sweep away what interrupted writes have left."""
-    for folder in (run_dir / "checkpoints").glob("step-*.tmp-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Sweep away what interrupted writes have left, and put back what they had moved away."""
+    folder = run_dir / "checkpoints"
+    for temporary in folder.glob("step-*.tmp-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    for replaced in folder.glob(f"step-*{REPLACED}"):
+        if (final := replaced.with_suffix("")).exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(replaced, final)
 
 
 def point(pointer: Path, checkpoint: Path) -> None:
@@ -117,17 +134,20 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
     found = [
         folder
         for folder in (run_dir / "checkpoints").glob("step-*")
-        if re.fullmatch(r"step-\d{8,}", folder.name)
+        if NAME.fullmatch(folder.name)
     ]
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def remove_old(run_dir: Path, keep_last: int) -> None:
-    """Delete all checkpoints but the last ones and the best one."""
-    best = pointed(run_dir / "best")
+    """Delete all checkpoints but the last ones, the best and the latest.
+
+    The latest is not among the last where a run goes on from before damaged checkpoints.
+    """
+    kept = (pointed(run_dir / "best"), pointed(run_dir / "latest"))
     for folder in list_checkpoints(run_dir)[:-keep_last]:
-        if folder != best:
-            shutil.rmtree(folder)
+        if folder not in kept:
+            shutil.rmtree(folder.rename(unfinished(folder)))
 
 
 def pointed(pointer: Path) -> Path | None:
@@ -137,7 +157,7 @@ def pointed(pointer: Path) -> Path | None:
     except (OSError, UnicodeDecodeError):
         return None
     target = pointer.parent / "checkpoints" / Path(name).name
-    return target if target.is_dir() else None
+    return target if NAME.fullmatch(target.name) and target.is_dir() else None
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:

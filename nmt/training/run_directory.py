@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, TrainingError
 from nmt.text.lines import atomic_write
 from nmt.training.checkpoint import list_checkpoints
 
@@ -78,8 +78,7 @@ class RunDirectory:
     def record(self, event: str, **values: Any) -> None:
         """Append an event to the metrics and force it out of our memory."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-        with open(self.metrics, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        _append(self.metrics, line)
 
     def forget_after(self, step: int) -> None:
         """Drop events of later steps, which a resumed run will measure again."""
@@ -93,11 +92,21 @@ class RunDirectory:
                 except ValueError:
                     continue  # cut short by a crash
                 if event.get("step", 0) <= step and event.get("event") != "end":
-                    kept.append(line)
+                    kept.append(line.removesuffix(b"\n") + b"\n")
         with atomic_write(self.metrics) as output:
             output.writelines(kept)
 
     def log(self, message: str) -> None:
         """Append a line to the human-readable log."""
-        with open(self.path / "log.txt", "a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        _append(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be written: {error.strerror}; free some space and continue with "
+            "--resume"
+        ) from error

@@ -40,4 +40,6 @@ class Schedule:
         if self.shape == "linear":
             left = self.max_steps + 1 - step
             return self.peak * max(left, 0) / (self.max_steps + 1 - self.warmup_steps)
-        return self.peak * self.plateau_factor**reductions
+        if self.shape == "plateau":
+            return self.peak * self.plateau_factor**reductions
+        return self.peak

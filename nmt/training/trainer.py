@@ -135,7 +135,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_random"])
+            torch.cuda.set_rng_state_all(state["cuda_random"][: torch.cuda.device_count()])
 
     def train(self, max_steps: int, hooks: Hooks) -> str:
         """Train until the end of the run, and say in a few words why it ended.
@@ -226,10 +226,10 @@ class Trainer:
             if self.progress.skipped <= self.max_skipped:
                 return
             raise TrainingError(
-                f"step {step}: {self.max_skipped} updates in a row overflowed fp16; "
+                f"step {step}: more than {self.max_skipped} updates in a row overflowed fp16; "
                 "use training.precision bf16 or fp32"
             )
-        lines = sorted(line for batch in group for line in batch.lines)
+        lines = sorted({line for batch in group for line in batch.lines})
         shown = ", ".join(map(str, lines[:20])) + (", …" if len(lines) > 20 else "")
         what = "the gradient" if math.isfinite(loss) else "the loss"
         raise TrainingError(
