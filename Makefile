@@ -27,7 +27,7 @@ demo: .venv/.installed
 	$(BIN)/nmt eval --hyp $(RUN)/test.en --ref data/demo/test.en --src data/demo/test.ko
 	$(BIN)/nmt attn-dump --model $(RUN) --src data/demo/test.ko --tgt data/demo/test.en \
 	  --gold data/demo/test.align --gold-base 0 \
-	  --jsonl $(RUN)/attention.jsonl --pharaoh $(RUN)/test.align --html $(RUN)/attention.html
+	  --level word --jsonl $(RUN)/attention.jsonl --pharaoh $(RUN)/test.align --html $(RUN)/attention.html
 	@echo
 	@echo "The model is in       $(RUN)"
 	@echo "its translations in   $(RUN)/test.en      (of data/demo/test.ko)"

@@ -115,7 +115,9 @@ def attn_dump(
             )
             if path is not None
         ]
-        page = stack.enter_context(HTMLWriter(html, title=model)) if html is not None else None
+        page = None
+        if html is not None:  # always pieces: the page itself can switch to words
+            page = stack.enter_context(HTMLWriter(html, title=model, words_first=level == "word"))
         for pair in aligned_pairs(translator, src, tgt):
             sure, possible = set(), set()
             if truth is not None:
@@ -125,7 +127,7 @@ def attn_dump(
             for writer in plain:
                 writer.write(shown)
             if page is not None:
-                page.write(shown, sure, possible)
+                page.write(pair, sure, possible)
     if truth is not None:
         result = str(score_links(found_links, truth.sure, truth.possible))
         if "-" in (jsonl, pharaoh, html):

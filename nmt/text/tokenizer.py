@@ -106,7 +106,7 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, on one line; special tokens other than `<unk>` are left out."""
-        return one_line(self._processor.decode([i for i in token_ids if i not in (0, 2, 3)]))
+        return one_line(self._processor.decode(list(token_ids)))
 
     def tokens(self, token_ids: Sequence[int]) -> list[str]:
         """The pieces behind token ids."""

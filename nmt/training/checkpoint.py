@@ -132,9 +132,7 @@ def describe(path: Path) -> dict[str, Any]:
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """All checkpoint folders of a run, oldest first."""
     found = [
-        folder
-        for folder in (run_dir / "checkpoints").glob("step-*")
-        if NAME.fullmatch(folder.name)
+        folder for folder in (run_dir / "checkpoints").glob("step-*") if NAME.fullmatch(folder.name)
     ]
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 

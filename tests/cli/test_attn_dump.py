@@ -169,12 +169,14 @@ def test_all_formats_hold_the_same(dump, rows, files, tmp_path, level, given):
         "",
     ]
 
-    pairs = page_data((tmp_path / "h.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "h.html").read_text(encoding="utf-8")
+    assert f'"words_first":{json.dumps(level == "word")}' in page
+    pairs = page_data(page)
     assert [(pair["line"], pair["rank"]) for pair in pairs] == [
         (row["line"], row["rank"]) for row in expected
     ]
     for pair, row in zip(pairs, expected, strict=True):
-        view = pair["views"][0]
+        view = pair["views"][-1 if level == "word" else 0]
         assert (view["src"], view["tgt"]) == (row["src_tokens"], row["tgt_tokens"])
         assert view["links"] == row["links"]
         weights = np.array(row["weights"]).reshape(np.shape(view["weights"]))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 
@@ -21,8 +22,13 @@ def interactive(tiny):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | ascii_only,
+        # What a shell starts in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
+        watchdog = Timer(30, process.kill)  # a line that is never answered fails, and does not hang
+        watchdog.start()
         yield process
+        watchdog.cancel()
         process.kill()
 
 

@@ -61,7 +61,7 @@ LENGTHS = [10, 50, 20, 90, 30, 70, 40, 80]
 @pytest.mark.parametrize("lost", range(1, 9))
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_lost_line_is_found(files, side, lost):
-    src, tgt = ["x" * n for n in LENGTHS], ["y" * (n + n // 10) for n in LENGTHS]
+    src, tgt = ["x" * n for n in LENGTHS], ["y" * 3 * n for n in LENGTHS]
     del (src, tgt)[side][lost - 1]
     de, en = files(src, tgt)
     assert message_of((de, en)) == (
@@ -72,7 +72,7 @@ def test_a_lost_line_is_found(files, side, lost):
 @pytest.mark.parametrize("extra", range(1, 10))
 @pytest.mark.parametrize("side", [0, 1])
 def test_an_extra_blank_line_is_found(files, side, extra):
-    src, tgt = ["x" * n for n in LENGTHS], ["y" * (n + n // 10) for n in LENGTHS]
+    src, tgt = ["x" * n for n in LENGTHS], ["y" * 3 * n for n in LENGTHS]
     (src, tgt)[side].insert(extra - 1, "")
     assert message_of(files(src, tgt)).endswith(f"; lines look shifted from {extra} on")
 

@@ -35,6 +35,7 @@ def test_the_size_of_chunks_changes_nothing(build, monkeypatch, chunk):
     assert [store.token_ids("tgt", i).tolist() for i in range(5)] == [
         [int(token) for token in tgt.split()] for _, tgt in TEXTS
     ]
+    assert store.lines.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_filtered_pairs_are_counted_and_the_others_keep_their_line(build):

@@ -1,7 +1,8 @@
 """A run that was stopped and continued is, bit for bit, the run that was never stopped.
 
 With dropout, subword sampling, accumulated batches, and a learning rate that validation lowers
-(it says that the model is best at step 3). Of the twelve steps, 4 and 8 end an epoch; 3, 6, 9 and 12 are validated.
+(it says that the model is best at step 3). Of the twelve steps, 4 and 8 end an epoch; 3, 6, 9 and
+12 are validated.
 """
 
 import signal
@@ -34,9 +35,7 @@ def assert_same_runs(found, expected, same_state):
 
 
 @pytest.mark.parametrize("step", MOMENTS, ids=MOMENTS.values())
-def test_stop_and_resume_is_as_if_nothing_had_happened(
-    stopped, resume, straight, same_state, step
-):
+def test_stop_and_resume_is_as_if_nothing_had_happened(stopped, resume, straight, same_state, step):
     run = stopped(step)
     assert run.latest.name == f"step-{step:08d}"
     assert run.state["trainer"]["progress"]["validation_due"] is (step % 3 == 0)

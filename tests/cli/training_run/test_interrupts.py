@@ -34,9 +34,7 @@ def read_until(process, text):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_signal_saves_and_another_process_goes_on_exactly(
-    trainer, straight, same_state, number
-):
+def test_a_signal_saves_and_another_process_goes_on_exactly(trainer, straight, same_state, number):
     once = "validation.every=100"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "train", "--config", "config.yaml", "--set", once],
