@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one thread
+os.environ.pop("PYTHONUNBUFFERED", None)  # processes buffer their output as a user's do
 
 SUBJECTS = {"나는": "I", "너는": "you", "그는": "he", "지우는": "Zoé", "민수는": "Minsu"}
 SUBJECTS |= {"우리는": "we"}

@@ -1,6 +1,5 @@
 """The program `nmt`: its commands, and the one place where errors become exit codes."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +19,7 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            return super().invoke(ctx)
         except NMTError as problem:
             error(str(problem))
             raise typer.Exit(problem.exit_code) from None
@@ -32,7 +30,6 @@ class Program(TyperGroup):
         except KeyboardInterrupt:
             error("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        return result
 
 
 app = typer.Typer(

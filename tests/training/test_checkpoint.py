@@ -319,9 +319,9 @@ class TestChoice:
         assert choose_checkpoint(tmp_path) == second
 
     def test_a_pointer_cannot_lead_out_of_the_run(self, tmp_path):
-        checkpoint = write(tmp_path / "run", 1)
+        checkpoint = write(tmp_path / "run", 2)
         write(tmp_path / "other", 1)
-        (tmp_path / "run" / "best").write_text("../../other/checkpoints/step-00000001")
+        (tmp_path / "run" / "best").write_text("../other/checkpoints/step-00000001")
         assert choose_checkpoint(tmp_path / "run") == checkpoint
 
     @pytest.mark.parametrize(

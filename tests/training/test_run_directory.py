@@ -63,9 +63,10 @@ class TestOpening:
 
     def test_the_lock_goes_with_its_process(self, tmp_path):
         """Whatever ends the owner, the kernel lets go of the lock; the file may stay."""
-        (tmp_path / ".lock").write_text("process 1234567 on a.machine.that.lost.power")
+        (tmp_path / ".lock").write_text("process 1234567 on a machine that lost power" * 9)
         run = RunDirectory(tmp_path, resume=False)
-        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on")
+        owner = f"process {os.getpid()} on {os.uname().nodename}"
+        assert (tmp_path / ".lock").read_text() == owner
         run.close()
         RunDirectory(tmp_path, resume=False).close()
 
@@ -171,6 +172,14 @@ class TestMetrics:
             stream.write(cut.encode("utf-8", "surrogateescape"))
         run.forget_after(5)
         run.record("train", step=2)
+        assert [event["step"] for event in self.events(run)] == [1, 2]
+
+    def test_a_damaged_line_costs_only_itself(self, run):
+        run.record("train", step=1)
+        with open(run.metrics, "ab") as stream:
+            stream.write(b"\0\0\0\n")
+        run.record("train", step=2)
+        run.forget_after(2)
         assert [event["step"] for event in self.events(run)] == [1, 2]
 
     def test_a_last_line_without_its_newline_does_not_swallow_the_next(self, run):
