@@ -124,8 +124,12 @@ class SearchOptions:
                 f"n-best: must be between 1 and the beam size {self.beam_size}, but is "
                 f"{self.n_best}; raise the beam size"
             )
-        if self.length_penalty < 0:
-            raise ConfigError(f"length penalty: must be at least 0, but is {self.length_penalty}")
+        if not 0 <= self.length_penalty < math.inf:
+            raise ConfigError(
+                f"length penalty: must be a number of at least 0, but is {self.length_penalty}"
+            )
+        if self.min_length < 0:
+            raise ConfigError(f"min length: must be at least 0, but is {self.min_length}")
         if self.max_length is not None and self.max_length < max(self.min_length, 1):
             raise ConfigError(
                 f"max length: must be at least the min length {max(self.min_length, 1)}, "
@@ -182,7 +186,12 @@ class Translator:
         """Translate sentences; the result has the same order and length.
 
         What comes out for a sentence does not depend on the others.
+
+        Raises:
+            TypeError: for a single string, whose characters would be taken for sentences.
         """
+        if isinstance(sentences, str):
+            raise TypeError("translate takes a list of sentences; write translate([sentence])")
         return list(self._translate_window(sentences, options))
 
     def stream(

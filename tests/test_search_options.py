@@ -27,7 +27,19 @@ def test_the_longest_translation_depends_on_the_source():
             {"n_best": 0},
             "n-best: must be between 1 and the beam size 5, but is 0; raise the beam size",
         ),
-        ({"length_penalty": -0.5}, "length penalty: must be at least 0, but is -0.5"),
+        (
+            {"length_penalty": -0.5},
+            "length penalty: must be a number of at least 0, but is -0.5",
+        ),
+        (
+            {"length_penalty": float("nan")},
+            "length penalty: must be a number of at least 0, but is nan",
+        ),
+        (
+            {"length_penalty": float("inf")},
+            "length penalty: must be a number of at least 0, but is inf",
+        ),
+        ({"min_length": -1}, "min length: must be at least 0, but is -1"),
         (
             {"max_length": 0, "min_length": 0},
             "max length: must be at least the min length 1, but is 0",

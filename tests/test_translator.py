@@ -150,6 +150,11 @@ def test_a_stream_is_read_a_window_at_a_time():
     assert list(stream) == []
 
 
+def test_a_string_is_not_a_list_of_sentences():
+    with pytest.raises(TypeError, match=r"write translate\(\[sentence\]\)"):
+        make_translator().translate("a b")
+
+
 def test_nothing_in_nothing_out():
     translator = make_translator()
     assert translator.translate([]) == []

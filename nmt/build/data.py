@@ -41,18 +41,22 @@ def build_tokenizers(config: Config, folder: Path, say: Callable[[str], None]) -
                 yield pair.src
                 yield pair.tgt
 
-        shared = _tokenizer(config, folder / "shared.model", both, say)
+        shared = _tokenizer(
+            config, folder / "shared.model", f"{files.src} with {files.tgt}", both, say
+        )
         return Tokenizers(shared, shared)
     return Tokenizers(
         _tokenizer(
             config,
             folder / "src.model",
+            files.src,
             lambda: (pair.src for pair in read_pairs(files.src, files.tgt)),
             say,
         ),
         _tokenizer(
             config,
             folder / "tgt.model",
+            files.tgt,
             lambda: (pair.tgt for pair in read_pairs(files.src, files.tgt)),
             say,
         ),
@@ -62,6 +66,7 @@ def build_tokenizers(config: Config, folder: Path, say: Callable[[str], None]) -
 def _tokenizer(
     config: Config,
     path: Path,
+    corpus: str,
     sentences: Callable[[], Iterator[str]],
     say: Callable[[str], None],
 ) -> Tokenizer:
@@ -80,6 +85,7 @@ def _tokenizer(
         vocab_size=wanted.vocab_size,
         character_coverage=wanted.character_coverage,
         byte_fallback=wanted.byte_fallback,
+        name=corpus,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)

@@ -150,7 +150,7 @@ def build_store(
                             raw = np.frombuffer(text[side][i].encode(), np.uint8)
                             writers[f"{side}_text"].write(raw)
         if not counts.kept:
-            raise DataError(f"{folder.name}: no sentence pair is left to train on: {counts}")
+            raise DataError(f"{folder.name}: no sentence pair is left: {counts}")
         meta = {
             "fingerprint": fingerprint,
             "counts": vars(counts),

@@ -21,7 +21,6 @@ from nmt.text.lines import atomic_write, one_line
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 EOS = "</s>"
-NO_TEXT = "tokenizer: there is no text to learn from; is the corpus empty?"
 WORD_START = "\u2581"  # how SentencePiece writes the space before a word
 
 Kind = Literal["unigram", "bpe", "word", "char"]
@@ -161,11 +160,15 @@ def train_tokenizer(
     vocab_size: int,
     character_coverage: float = 1.0,
     byte_fallback: bool = False,
+    name: str = "this corpus",
 ) -> Tokenizer:
     """Learn a vocabulary from sentences.
 
     Training runs in a process of its own, because SentencePiece does not let itself be
     interrupted: Ctrl-C ends it at once.
+
+    Args:
+        name: what errors call the sentences.
 
     Raises:
         DataError: if there is no text.
@@ -179,7 +182,7 @@ def train_tokenizer(
                 longest = max(longest, len(sentence.encode()))
                 stream.write(sentence + "\n")
         if empty:
-            raise DataError(NO_TEXT)
+            raise no_text(name)
         arguments = {
             "input": corpus.name,
             "model_prefix": "tokenizer",
@@ -202,13 +205,13 @@ def train_tokenizer(
             check=False,
         )
         if process.returncode:
-            raise explain(process.stderr, vocab_size)
+            raise explain(process.stderr, vocab_size, name)
         return Tokenizer(Path(folder, "tokenizer.model").read_bytes())
 
 
-def explain(message: str, vocab_size: int) -> NMTError:
+def explain(message: str, vocab_size: int, name: str) -> NMTError:
     """Say in our words what SentencePiece's trainer complains of."""
-    where = f"tokenizer.vocab_size: is {vocab_size}, but this corpus"
+    where = f"tokenizer.vocab_size: is {vocab_size}, but {name}"
     if match := re.search(r"value <= (\d+)", message):
         return ConfigError(f"{where} allows at most {match[1]} pieces; lower it")
     if match := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
@@ -222,6 +225,11 @@ def explain(message: str, vocab_size: int) -> NMTError:
             "least 260; raise it, or turn tokenizer.byte_fallback off"
         )
     if "(all_chars_count) > (0)" in message:
-        return DataError(NO_TEXT)
+        return no_text(name)
     lines = message.strip().split("\n")
     return ConfigError(f"tokenizer: training failed: {lines[-1]}")
+
+
+def no_text(name: str) -> DataError:
+    """The error that there is nothing to learn from."""
+    return DataError(f"{name}: has no text for the tokenizer to learn from; is it empty?")

@@ -29,6 +29,8 @@ class RunDirectory:
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
         try:
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{path}: is a file, but must be a folder; choose another")
             path.mkdir(parents=True, exist_ok=True)
             foreign = sorted(
                 entry.name

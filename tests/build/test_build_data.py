@@ -80,7 +80,7 @@ class TestTokenizers:
         assert build_tokenizers(config, Path("t"), said.append).hashes == first.hashes
 
     def test_an_impossible_size_leaves_nothing_behind(self, work, config_of, said):
-        with pytest.raises(ConfigError, match="this corpus allows at most 36 pieces; lower it"):
+        with pytest.raises(ConfigError, match="allows at most 36 pieces; lower it"):
             build_tokenizers(config_of("tokenizer.vocab_size=999"), Path("t"), said.append)
         assert not Path("t").exists()
 

@@ -132,14 +132,16 @@ def test_an_empty_corpus_is_refused(train, write):
     write("empty", "")
     ended = train("data.train.src=empty", "data.train.tgt=empty")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err == ("error: tokenizer: there is no text to learn from; is the corpus empty?\n")
+    assert ended.err == (
+        "error: empty with empty: has no text for the tokenizer to learn from; is it empty?\n"
+    )
 
 
 def test_a_corpus_of_blank_lines_is_refused(train, write):
     write("blank", "\n \n\u3000\n")
     ended = train("data.train.src=blank", "data.train.tgt=blank")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err.endswith("there is no text to learn from; is the corpus empty?\n")
+    assert ended.err.endswith("has no text for the tokenizer to learn from; is it empty?\n")
 
 
 def test_one_empty_file_is_refused(train, write, tiny):
@@ -154,7 +156,7 @@ def test_one_empty_file_is_refused(train, write, tiny):
 def test_a_corpus_of_which_nothing_is_left_is_refused(train):
     ended = train("data.max_length=1")
     assert (ended.code, ended.out) == (3, "")
-    assert "no sentence pair is left to train on: 0 of 200 pairs kept" in ended.err
+    assert "no sentence pair is left: 0 of 200 pairs kept" in ended.err
     assert "dropped 200 too long (first at line 1)" in ended.err
 
 
@@ -162,11 +164,13 @@ def test_a_corpus_of_which_nothing_is_left_is_refused(train):
     ("size", "rule"),
     [(5000, r"allows at most (\d+) pieces; lower it"), (10, r"needs at least (\d+) pieces for .*")],
 )
-def test_an_impossible_vocabulary_size_is_refused_with_a_possible_one(train, size, rule):
+def test_an_impossible_vocabulary_size_is_refused_with_a_possible_one(train, tiny, size, rule):
     ended = train(f"tokenizer.vocab_size={size}")
     assert (ended.code, ended.out) == (2, "")
     match = re.fullmatch(
-        f"error: tokenizer.vocab_size: is {size}, but this corpus {rule}\n", ended.err
+        f"error: tokenizer.vocab_size: is {size}, but {tiny.path('train.ko')} with "
+        f"{tiny.path('train.en')} {rule}\n",
+        ended.err,
     )
     possible = train(f"tokenizer.vocab_size={match[1]}", *ONE_STEP)
     assert possible.code == 0, possible.err

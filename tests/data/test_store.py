@@ -119,10 +119,10 @@ def test_a_corpus_of_which_nothing_is_left_is_an_error(build, tmp_path):
     with pytest.raises(DataError) as error:
         build([("", "1"), ("2 3 4", "5")], pair_filter=PairFilter(max_length=2))
     assert str(error.value) == (
-        "train: no sentence pair is left to train on: 0 of 2 pairs kept; dropped 1 with an empty "
+        "train: no sentence pair is left: 0 of 2 pairs kept; dropped 1 with an empty "
         "source (first at line 1), 1 too long (first at line 2)"
     )
-    with pytest.raises(DataError, match=r"left to train on: 0 of 0 pairs kept$"):
+    with pytest.raises(DataError, match=r"is left: 0 of 0 pairs kept$"):
         build([])
     assert list(tmp_path.iterdir()) == []
 

@@ -83,7 +83,9 @@ def test_what_the_trainer_says_besides_is_passed_on(corpus):
 def test_a_corpus_without_text_is_an_error(sentences):
     with pytest.raises(DataError) as error:
         train_tokenizer(sentences, kind="bpe", vocab_size=50)
-    assert str(error.value) == "tokenizer: there is no text to learn from; is the corpus empty?"
+    assert str(error.value) == (
+        "this corpus: has no text for the tokenizer to learn from; is it empty?"
+    )
 
 
 def test_character_coverage_leaves_rare_characters_unknown():

@@ -116,13 +116,16 @@ class TestOpening:
         ("name", "reason"),
         [
             ("file/run", "Not a directory"),
-            ("file", "File exists"),
             ("x" * 300, "File name too long"),
         ],
     )
     def test_a_folder_that_cannot_be_made_is_one_error(self, tmp_path, name, reason):
         (tmp_path / "file").touch()
         assert message_of(tmp_path / name) == f"cannot be written: {reason}"
+
+    def test_a_file_is_no_run_directory(self, tmp_path):
+        (tmp_path / "file").touch()
+        assert message_of(tmp_path / "file") == "is a file, but must be a folder; choose another"
 
     def test_a_folder_without_write_permission_is_one_error(self, tmp_path, monkeypatch):
         def refuse(path, *_):
