@@ -2,10 +2,11 @@
 
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Self
 
-from nmt.cli.messages import say
+STDERR = 2
 
 
 class StopRequest:
@@ -41,7 +42,7 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             os._exit(128 + number)
         self.signal = number
-        say(
-            f"{signal.Signals(number).name}: finishing this step and saving"
-            + ("; Ctrl-C again ends at once" if number == signal.SIGINT else "")
-        )
+        again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+        text = f"{signal.Signals(number).name}: finishing this step and saving{again}\n"
+        with suppress(OSError):  # past sys.stderr, which may be in the middle of a line
+            os.write(STDERR, text.encode())

@@ -11,13 +11,16 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 import sentencepiece
 
 from nmt.errors import ConfigError, DataError, ModelError, NMTError
 from nmt.text.lines import atomic_write, one_line
+from nmt.text.sampling import drop_merges, sample_unigram
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 EOS = "</s>"
@@ -98,10 +101,36 @@ class Tokenizer:
             alpha: unigram: smoothing of the distribution over all segmentations (Kudo 2018);
                 bpe: probability that a merge is left out (Provilkov et al. 2020).
         """
-        sentencepiece.set_random_generator_seed(seed)
-        return self._processor.encode(
-            clean(sentence), enable_sampling=True, alpha=alpha, nbest_size=-1
-        )
+        text, random = self._processor.normalize(clean(sentence)), Random(seed)
+        if self._is_bpe:
+            words = re.findall(f"{WORD_START}*[^{WORD_START}]*", text)
+            pieces = [p for word in words for p in drop_merges(word, self._scores, alpha, random)]
+        else:
+            pieces = sample_unigram(text, self._scores, alpha, random)
+        token_ids: list[int] = []
+        for piece in pieces:
+            if piece in self._scores:
+                token_ids.append(self._processor.piece_to_id(piece))
+            elif self._processor.is_byte(self._processor.piece_to_id("<0x00>")):
+                token_ids += [self._processor.piece_to_id(f"<0x{b:02X}>") for b in piece.encode()]
+            elif token_ids[-1:] != [UNK_ID]:  # neighbouring unknown characters are one token
+                token_ids.append(UNK_ID)
+        return token_ids
+
+    @cached_property
+    def _scores(self) -> dict[str, float]:
+        """The score of each piece of text; special tokens and bytes are none."""
+        processor = self._processor
+        return {
+            processor.id_to_piece(i): processor.get_score(i)
+            for i in range(len(self))
+            if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))
+        }
+
+    @cached_property
+    def _is_bpe(self) -> bool:
+        """Whether scores are ranks of merges, not log-probabilities."""
+        return all(score.is_integer() for score in self._scores.values())
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, on one line; special tokens other than `<unk>` are left out."""

@@ -175,7 +175,7 @@ class TestTokenStore:
     def test_text_is_kept_for_sampling_only(self, build):
         store, _ = build("tokenizer.sampling=0.1")
         assert store.text("src", 2) == "der hund jagt den kater"
-        build(part="valid")
+        build("tokenizer.sampling=0.1", part="valid")
         assert not Path("s/src_text.bin").exists()
 
 

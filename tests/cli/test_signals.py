@@ -1,7 +1,9 @@
 """A signal asks a run to stop; a second Ctrl-C does not ask."""
 
+import io
 import os
 import signal
+import sys
 
 import pytest
 
@@ -38,13 +40,44 @@ def test_without_a_signal_nothing_is_asked():
         ),
     ],
 )
-def test_a_signal_is_noted_and_answered(capsys, number, code, said):
+def test_a_signal_is_noted_and_answered(capfd, number, code, said):
     with StopRequest() as stop:
         signal.raise_signal(number)
         assert stop()
     assert stop()
     assert stop.exit_code == code
-    assert capsys.readouterr().err == said
+    assert capfd.readouterr().err == said
+
+
+def test_a_signal_in_the_middle_of_a_line_is_answered_too(monkeypatch, capfd):
+    """Python's streams cannot be entered again by a handler: they would raise RuntimeError."""
+    with open(os.dup(2), "wb") as raw:
+
+        class Interrupted(io.RawIOBase):
+            def writable(self):
+                return True
+
+            def write(self, data):
+                signal.raise_signal(signal.SIGTERM)
+                return raw.write(data)
+
+        stream = io.TextIOWrapper(io.BufferedWriter(Interrupted()), write_through=True)
+        monkeypatch.setattr(sys, "stderr", stream)
+        with StopRequest() as stop:
+            print("a line", file=sys.stderr, flush=True)
+        monkeypatch.undo()
+        assert stop()
+    assert capfd.readouterr().err.split("\n")[0] == "SIGTERM: finishing this step and saving"
+
+
+def test_without_stderr_a_signal_is_still_noted():
+    def signals():
+        os.close(2)
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(7 if stop() else 8)
+
+    assert exit_status(signals) == 7
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once():

@@ -124,7 +124,7 @@ def assert_nothing_unfinished(run):
 @pytest.mark.parametrize("step", [3, 2], ids=["a new step", "the same step again"])
 def test_a_kill_at_any_moment_loses_no_earlier_checkpoint(run_dir, tmp_path, monkeypatch, step):
     """SIGKILL before each change of the file system in turn, until a run gets through."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # only a power cut could tell
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # slow, and only a power cut could tell
     kill_points = 0
     while True:
         run = tmp_path / f"run-{kill_points}"
@@ -165,6 +165,7 @@ def test_a_kill_at_any_moment_loses_no_earlier_checkpoint(run_dir, tmp_path, mon
 def test_a_failing_system_call_is_a_training_error_and_is_cleaned_up(
     run_dir, tmp_path, monkeypatch, name, step
 ):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     number = 0
     while True:
         number += 1

@@ -117,6 +117,28 @@ class TestUpdate:
         squares = sum(float((p.grad**2).sum()) for p in reference.parameters())
         assert hooks.reports[0].gradient_norm == pytest.approx(math.sqrt(squares), rel=1e-5)
 
+    @pytest.mark.parametrize(("clip_norm", "length"), [(None, 3.0), (4.0, 3.0), (2.0, 2.0)])
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_the_limit_is_on_the_gradient_of_the_unscaled_loss(
+        self, batches_of, model_of, trainer_of, recorder, weights_of, clip_norm, length, precision
+    ):
+        """A gradient of length 3, in fp16 one of 3 times 65536, and an update of half of it."""
+        model = model_of()
+        output = model.decoder.output_layer
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name == "decoder.output_layer.bias")
+        output.bias.register_hook(lambda gradient: gradient * (3.0 / norm))
+        reference = model_of()
+        mean_loss(reference, all_in_one(batches_of(1000)), 0.1).backward()
+        norm = float(reference.decoder.output_layer.bias.grad.norm())
+        before, hooks = weights_of(model), recorder()
+        trainer_of(model, batches_of(1000), clip_norm=clip_norm, precision=precision).train(
+            1, hooks
+        )
+        change = output.bias.detach() - before["decoder.output_layer.bias"]
+        assert hooks.reports[0].gradient_norm == pytest.approx(3.0, rel=1e-2)
+        assert float(change.norm()) == pytest.approx(0.5 * length, rel=1e-2)
+
     def test_a_long_gradient_is_shortened_to_the_limit_in_its_direction(
         self, batches_of, model_of, trainer_of, recorder, weights_of
     ):

@@ -45,11 +45,11 @@ def test_a_signal_saves_and_another_process_goes_on_exactly(trainer, straight, s
     began = time.monotonic()
     process.send_signal(number)
     rest = process.stderr.read()
-    assert process.wait(timeout=30) == 128 + number
-    assert time.monotonic() - began < 10
     asked = f"{number.name}: finishing this step and saving"
     again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
     assert rest == f"{asked}{again}\nstopped at step 4; continue with --resume\n"
+    assert process.wait(timeout=30) == 128 + number
+    assert time.monotonic() - began < 10
 
     resumed = trainer(once, resume=True)
     assert resumed.weights == straight(once).weights

@@ -11,6 +11,7 @@ from nmt.config import load_config
 from nmt.errors import ConfigError, DataError, ModelError, TrainingError
 from nmt.training.checkpoint import pointed
 from nmt.training.run_directory import RunDirectory
+from nmt.validation import Validator
 
 
 def refusal(trainer, *overrides, resume=False, error=ConfigError):
@@ -101,6 +102,20 @@ class TestResult:
         progress = run.state["trainer"]["progress"]
         assert progress["best_score"] == pytest.approx(run.events[3]["chrf"], abs=0.01)
         assert progress["best_score"] > 0
+
+    def test_each_validation_has_its_own_beam(self, trainer, monkeypatch, capsys):
+        """Small while training, that of the finished model for the number at the end."""
+        sizes = []
+        real = Validator.__call__
+
+        def validate(self, should_stop):
+            sizes.append(self.options.beam_size)
+            return real(self, should_stop)
+
+        monkeypatch.setattr(Validator, "__call__", validate)
+        trainer("validation.beam_size=2", "decoding.beam_size=3", "training.max_steps=1")
+        assert sizes == [2, 3]
+        assert " with beam 3 on valid.de (" in capsys.readouterr().err
 
     def test_old_checkpoints_are_deleted_but_not_the_best(self, trainer):
         run = trainer("training.keep_last=2", "validation.every=2")
@@ -244,6 +259,14 @@ class TestResume:
         resume("training.max_steps=7")
         assert run.latest.name == "step-00000007"
         assert pointed(run.path / "best").name == "step-00000003"
+
+    def test_what_an_interrupted_write_moved_away_is_found_again(self, stopped, resume, capsys):
+        """As after a kill between the two renames that replace a checkpoint."""
+        run = stopped(7)
+        run.latest.rename(run.latest.with_suffix(".replaced"))
+        resume("training.max_steps=7")
+        assert "from step 7 to 7\n" in capsys.readouterr().err
+        assert run.latest.name == "step-00000007"
 
     def test_a_run_without_checkpoints_begins_again_with_clean_metrics(
         self, stopped, resume, straight
