@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one thread
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONUNBUFFERED", None)  # processes buffer their output as a user's do
 
 SUBJECTS = {"나는": "I", "너는": "you", "그는": "he", "지우는": "Zoé", "민수는": "Minsu"}
