@@ -93,22 +93,6 @@ def _tokenizer(
     return tokenizer
 
 
-def load_tokenizer(home: Path, side: Side) -> Tokenizer:
-    """Read the tokenizer of one side of a run, which need not have been trained yet.
-
-    Args:
-        home: the run directory, or one of its checkpoints.
-
-    Raises:
-        ModelError: if it is missing or damaged.
-    """
-    folder = home.resolve()
-    if folder.parent.name == "checkpoints":
-        folder = folder.parent.parent
-    shared = folder / "tokenizer" / "shared.model"
-    return Tokenizer.load(shared if shared.is_file() else shared.with_name(f"{side}.model"))
-
-
 def load_tokenizers(config: Config, folder: Path) -> Tokenizers:
     """Read the tokenizers that belong to a model.
 

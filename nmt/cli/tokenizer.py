@@ -43,10 +43,10 @@ def encode(
     ids: Annotated[bool, typer.Option("--ids", help="Numbers instead of pieces.")] = False,
 ) -> None:
     """Cut text into pieces, separated by spaces."""
-    from nmt.build.data import load_tokenizer
+    from nmt.build.saved import find_model
     from nmt.text.lines import open_output, read_lines
 
-    tokenizer = load_tokenizer(Path(model), side)
+    tokenizer = getattr(find_model(model).tokenizers, side)
     lines = read_lines(input)
     with open_output(output) as out:
         while chunk := list(islice(lines, 1000)):
@@ -58,11 +58,11 @@ def encode(
 @app.command()
 def decode(model: ModelPath, side: Side, input: Input = "-", output: Output = "-") -> None:
     """Put numbers of pieces, as `encode --ids` prints them, back into text."""
-    from nmt.build.data import load_tokenizer
+    from nmt.build.saved import find_model
     from nmt.errors import DataError
     from nmt.text.lines import open_output, read_lines
 
-    tokenizer = load_tokenizer(Path(model), side)
+    tokenizer = getattr(find_model(model).tokenizers, side)
     with open_output(output) as out:
         for number, line in enumerate(read_lines(input), 1):
             try:

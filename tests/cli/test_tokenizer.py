@@ -104,31 +104,3 @@ def test_a_missing_corpus_is_named(nmt, tiny, write):
     ended = nmt("tokenizer", "train", "-c", tiny.config, "--set", "data.train.src=none")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == "error: none: cannot be read: No such file or directory\n"
-
-
-@pytest.mark.parametrize(("shared", "size"), [("true", 64), ("false", 34)])
-def test_a_tokenizer_needs_no_trained_model(nmt, tiny, write, shared, size):
-    write("x", "")
-    ended = nmt(
-        *("tokenizer", "train", "--config", tiny.config),
-        *("--set", f"tokenizer.shared={shared}", "--set", f"tokenizer.vocab_size={size}"),
-    )
-    assert ended.code == 0, ended.err
-    for side, sentence in (("src", SENTENCE), ("tgt", TRANSLATION)):
-        ids = nmt("tokenizer", "encode", "-m", "run", "--side", side, "--ids", stdin=sentence)
-        decoded = nmt("tokenizer", "decode", "-m", "run", "--side", side, stdin=ids.out)
-        assert (decoded.code, decoded.out) == (0, f"{sentence}\n")
-
-
-def test_a_folder_without_a_tokenizer_is_named(nmt, write, tmp_path):
-    write("x", "")
-    ended = nmt("tokenizer", "encode", "--model", tmp_path, "--side", "src")
-    assert (ended.code, ended.out) == (4, "")
-    name = tmp_path / "tokenizer" / "src.model"
-    assert ended.err == f"error: {name}: cannot be read: No such file or directory\n"
-
-
-def test_a_checkpoint_knows_its_tokenizer(tokenizer, nmt, tiny):
-    [checkpoint, *_] = Path(tiny.run, "checkpoints").iterdir()
-    ended = nmt("tokenizer", "encode", "-m", checkpoint, "--side", "src", stdin=SENTENCE)
-    assert ended.out == tokenizer("encode", "src", stdin=SENTENCE).out != ""
