@@ -98,22 +98,25 @@ class Forced:
         return [*self.tgt.tokens, EOS]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How to search.
+    """How to search. What a config can say has no default here: its schema has them.
 
     Raises:
         ConfigError: if the options contradict each other.
     """
 
-    beam_size: int = 5
+    beam_size: int
     n_best: int = 1
-    length_penalty: float = 1.0
-    min_length: int = 1
-    max_length_ratio: float = 2.0
+    length_penalty: float
+    """Exponent of the length penalty; 0 is none."""
+    min_length: int
+    """Fewest tokens of a translation."""
+    max_length_ratio: float
+    """Most target tokens per source token, `EXTRA_LENGTH` more being allowed."""
     max_length: int | None = None
     """Most tokens of a translation, whatever the length of the source."""
-    batch_tokens: int = 4096
+    batch_tokens: int
     """Source positions that are decoded together, padding included."""
 
     def __post_init__(self) -> None:

@@ -6,13 +6,25 @@ import pytest
 from nmt.errors import ConfigError
 from nmt.translator import SearchOptions
 
+COMMON = {
+    "beam_size": 5,
+    "length_penalty": 1.0,
+    "min_length": 1,
+    "max_length_ratio": 2.0,
+    "batch_tokens": 4096,
+}
+
+
+def options(**values):
+    return SearchOptions(**{**COMMON, **values})
+
 
 def test_the_longest_translation_depends_on_the_source():
     lengths = np.array([1, 3, 10])
-    assert SearchOptions().max_lengths(lengths).tolist() == [12, 16, 30]
-    assert SearchOptions(max_length_ratio=1.5).max_lengths(lengths).tolist() == [12, 15, 25]
-    assert SearchOptions(max_length=14).max_lengths(lengths).tolist() == [12, 14, 14]
-    assert SearchOptions(min_length=20).max_lengths(lengths).tolist() == [20, 20, 30]
+    assert options().max_lengths(lengths).tolist() == [12, 16, 30]
+    assert options(max_length_ratio=1.5).max_lengths(lengths).tolist() == [12, 15, 25]
+    assert options(max_length=14).max_lengths(lengths).tolist() == [12, 14, 14]
+    assert options(min_length=20).max_lengths(lengths).tolist() == [20, 20, 30]
 
 
 @pytest.mark.parametrize(
@@ -53,5 +65,5 @@ def test_the_longest_translation_depends_on_the_source():
 )
 def test_impossible_options_are_named(values, message):
     with pytest.raises(ConfigError) as error:
-        SearchOptions(**values)
+        options(**values)
     assert str(error.value) == message

@@ -17,6 +17,13 @@ from nmt.translator import SearchOptions, Translator
 WORDS = [a + b for a in ("ba", "de", "ki", "mo", "lu", "ra") for b in ("", "ba", "no", "ti", "su")]
 CORPUS = [" ".join(WORDS[i * k % 30] for k in range(1, i % 8 + 2)) for i in range(120)]
 SENTENCES = ["", *CORPUS[:9], " ", "\u3000\u200b", CORPUS[3], "\x00 ra\u2028ba", "漢字 \ud800"]
+COMMON = {
+    "beam_size": 3,
+    "length_penalty": 1.0,
+    "min_length": 1,
+    "max_length_ratio": 2.0,
+    "batch_tokens": 4096,
+}
 FILES = {"src": "none", "tgt": "none"}
 ORDERS = ["bahdanau", "luong", "luong with feeding"]
 
@@ -59,7 +66,7 @@ def make_translator(cell="gru", order="bahdanau", score="additive", dropout=0.0,
         model.decoder.output_layer.bias[EOS_ID] += 1
     settings = {
         "max_source_length": 100,
-        "options": SearchOptions(beam_size=3),
+        "options": SearchOptions(**COMMON),
         "device": torch.device("cpu"),
     }
     return Translator(model, tokenizer(), tokenizer(), **{**settings, **options})
@@ -106,7 +113,7 @@ def test_no_batch_exceeds_its_budget_of_source_positions(batch_tokens):
 
 
 def options(**values):
-    return SearchOptions(**{"beam_size": 3, **values})
+    return SearchOptions(**{**COMMON, **values})
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000", "\u200b", "\0", "\u2028"])

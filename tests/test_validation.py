@@ -35,6 +35,13 @@ CONFIG = {
     },
 }
 
+COMMON = {
+    "length_penalty": 1.0,
+    "min_length": 1,
+    "max_length_ratio": 2.0,
+    "batch_tokens": 4096,
+}
+
 
 @pytest.fixture
 def validator(tmp_path):
@@ -54,13 +61,13 @@ def validator(tmp_path):
         pair_filter=PairFilter(100),
         fingerprint="",
     )
-    options = SearchOptions(beam_size=2, max_length=5)
+    options = SearchOptions(**COMMON, beam_size=2, max_length=5)
     translator = Translator(
         model,
         tokenizer,
         tokenizer,
         max_source_length=100,
-        options=SearchOptions(beam_size=1),
+        options=SearchOptions(**COMMON, beam_size=1),
         device=torch.device("cpu"),
     )
     return Validator(translator, Batches(store, 24, seed=1), SOURCES, REFERENCES, options)
