@@ -8,7 +8,6 @@ import torch
 
 from nmt.data.batches import Batches
 from nmt.evaluation.metrics import Score, bleu, chrf
-from nmt.model.loss import cross_entropy
 from nmt.translator import SearchOptions, Translator
 
 
@@ -69,8 +68,14 @@ class Validator:
             if should_stop():
                 return None
             batch = batch.to(self.translator.device)
-            logits, _ = self.translator.model(batch.src, batch.src_mask, batch.tgt_input)
-            loss = cross_entropy(logits, batch.tgt_output, batch.tgt_mask, label_smoothing=0.0)
+            loss = self.translator.model.loss(
+                batch.src,
+                batch.src_mask,
+                batch.tgt_input,
+                batch.tgt_output,
+                batch.tgt_mask,
+                label_smoothing=0.0,
+            )
             total += float(loss.negative_log_likelihood)
             num_tokens += batch.num_tokens
         return total / num_tokens

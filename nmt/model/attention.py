@@ -21,6 +21,7 @@ https://arxiv.org/abs/1706.03762, https://arxiv.org/abs/1409.3215, https://arxiv
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,15 @@ class Memory:
         return Memory(self.states[sentences], self.keys[sentences], self.mask[sentences])
 
 
+class HiddenLayer(NamedTuple):
+    """The parts of a score v . tanh(W q + key)."""
+
+    query_matrix: Tensor
+    """(A, H) W."""
+    energy: Tensor
+    """(A,) v."""
+
+
 class ScoreFunction(nn.Module, ABC):
     """Compares queries with every source position of their sentence."""
 
@@ -52,6 +62,10 @@ class ScoreFunction(nn.Module, ABC):
     @abstractmethod
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Score (B, Q, H) queries against (B, S, A) keys: (B, Q, S), unnormalised."""
+
+    def hidden_layer(self) -> HiddenLayer | None:
+        """The hidden layer between query and key; None if a score is their product."""
+        return None
 
 
 class AdditiveScore(ScoreFunction):
@@ -69,6 +83,9 @@ class AdditiveScore(ScoreFunction):
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         hidden = torch.tanh(self.query_layer(queries).unsqueeze(2) + keys.unsqueeze(1))
         return self.energy_layer(hidden).squeeze(-1)  # (B, Q, S, A) -> (B, Q, S)
+
+    def hidden_layer(self) -> HiddenLayer:
+        return HiddenLayer(self.query_layer.weight, self.energy_layer.weight.squeeze(0))
 
 
 class ConcatScore(ScoreFunction):
@@ -90,6 +107,10 @@ class ConcatScore(ScoreFunction):
         projected = nn.functional.linear(queries, self.concat_layer.weight[:, : self.query_dim])
         hidden = torch.tanh(projected.unsqueeze(2) + keys.unsqueeze(1))  # (B, Q, S, A)
         return self.energy_layer(hidden).squeeze(-1)
+
+    def hidden_layer(self) -> HiddenLayer:
+        query_matrix = self.concat_layer.weight[:, : self.query_dim]
+        return HiddenLayer(query_matrix, self.energy_layer.weight.squeeze(0))
 
 
 class GeneralScore(ScoreFunction):

@@ -1,7 +1,8 @@
 """Recurrent decoders with attention, in the order of Bahdanau and in the order of Luong.
 
-`step` is the definition of the model: training and search both run it. The weights of step t
-belong to the token that step t predicts, in both orders.
+`advance` defines the model, step by step. Training runs `unroll`, which computes the same numbers
+over a whole target (`nmt.model.unroll`). The weights of step t belong to the token that step t
+predicts, in both orders.
 """
 
 from abc import ABC, abstractmethod
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nmt.model.attention import Attention, FixedContext, Memory
+from nmt.model.dropout import Dropout
 from nmt.model.encoder import Encoded
 from nmt.model.rnn import Cell, CellState, RecurrentStack
+from nmt.model.unroll import unroll_bahdanau, unroll_input_feeding, unroll_luong
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Decoder(nn.Module, ABC):
         self.attention = attention
         self.bridge = Bridge(cell, sizes, num_encoder_layers)
         self.rnn = RecurrentStack(cell, input_dim, sizes.hidden_dim, sizes.num_layers, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def start(self, encoded: Encoded) -> DecoderState:
         """The state before the first target token, one row per sentence."""
@@ -150,21 +153,37 @@ class Decoder(nn.Module, ABC):
         return self.output_layer(self.dropout(readout)), weights, state
 
     def forward(self, tgt_input: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        """Teacher forcing: all steps over given tokens, with embedding and output done at once.
+        """Teacher forcing: all steps over given tokens.
 
         Args:
             tgt_input: (B, T) token ids, starting with <s>.
+            state: what `start` gave.
 
         Returns:
-            logits: (B, T, V).
+            readouts: (B, T, R) from which `output_layer` predicts.
             weights: (B, T, S).
         """
+        embedded = self.dropout(self.embedding(tgt_input.t()))  # (T, B, E)
+        readouts, weights = self.unroll(embedded, state)
+        return self.dropout(readouts), weights
+
+    def loop(self, embedded: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        """What `unroll` computes, as it is defined: step by step."""
         readouts, weights = [], []
-        for embedded in self.dropout(self.embedding(tgt_input)).unbind(1):  # (B, E)
-            readout, step_weights, state = self.advance(embedded, state)
+        for words in embedded:  # (B, E)
+            readout, step_weights, state = self.advance(words, state)
             readouts.append(readout)
             weights.append(step_weights)
-        return self.output_layer(self.dropout(torch.stack(readouts, 1))), torch.stack(weights, 1)
+        return torch.stack(readouts, 1), torch.stack(weights, 1)
+
+    @abstractmethod
+    def unroll(self, embedded: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        """What `loop` computes over (T, B, E) embedded tokens, but fast.
+
+        Returns:
+            readouts: (B, T, R), without dropout.
+            weights: (B, T, S).
+        """
 
 
 class BahdanauDecoder(Decoder):
@@ -205,6 +224,11 @@ class BahdanauDecoder(Decoder):
         seen = torch.cat([layers[-1][0], context, embedded], -1)  # (N, H + M + E)
         readout = torch.tanh(self.readout_layer(seen))
         return readout, weights, replace(state, layers=layers)
+
+    def unroll(self, embedded: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        return unroll_bahdanau(
+            self.rnn, self.attention, self.readout_layer, embedded, state.layers, state.memory
+        )
 
 
 class LuongDecoder(Decoder):
@@ -261,3 +285,9 @@ class LuongDecoder(Decoder):
         attentional = torch.tanh(self.attentional_layer(torch.cat([context, layers[-1][0]], -1)))
         fed = attentional if self.input_feeding else None
         return attentional, weights, replace(state, layers=layers, attentional=fed)
+
+    def unroll(self, embedded: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        unroll = unroll_input_feeding if self.input_feeding else unroll_luong
+        return unroll(
+            self.rnn, self.attention, self.attentional_layer, embedded, state.layers, state.memory
+        )

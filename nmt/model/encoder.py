@@ -1,12 +1,13 @@
 """Recurrent encoder: one state per source token (Bahdanau et al. 2015, section 3.2)."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from nmt.model.rnn import Cell, CellState
+from nmt.model.dropout import Dropout
+from nmt.model.rnn import Cell, CellState, recurrent_layer, run_padded
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.memory_dim = hidden_dim * (2 if bidirectional else 1)
-        rnn_type = nn.GRU if cell == "gru" else nn.LSTM
         self.layers = nn.ModuleList(
-            rnn_type(
-                self.memory_dim if layer else embedding.embedding_dim,
-                hidden_dim,
-                batch_first=True,
-                bidirectional=bidirectional,
+            nn.ModuleList(
+                recurrent_layer(
+                    cell, self.memory_dim if layer else embedding.embedding_dim, hidden_dim
+                )
+                for _ in range(2 if bidirectional else 1)  # forward, backward
             )
             for layer in range(num_layers)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, src: Tensor, src_mask: Tensor) -> Encoded:
         """Encode (B, S) token ids; padding changes nothing.
@@ -61,18 +61,51 @@ class Encoder(nn.Module):
         Args:
             src_mask: (B, S), True at real tokens, which come first in each row.
         """
-        states = self.dropout(self.embedding(src))  # (B, S, E)
-        lengths = src_mask.sum(1).cpu()
+        mask = src_mask.t()  # all of the encoder is (S, B, ...)
+        states = self.dropout(self.embedding(src.t()))  # (S, B, E)
+        backwards = _reversal(mask)
         finals: list[CellState] = []
-        for layer in self.layers:
-            packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-            output, final = layer(packed)
-            states, _ = pad_packed_sequence(output, batch_first=True, total_length=src.size(1))
-            states = self.dropout(states)  # (B, S, M)
-            finals.append(
-                tuple(
-                    torch.cat(directions.unbind(0), -1)  # (directions, B, hidden) -> (B, M)
-                    for directions in (final if isinstance(final, tuple) else (final,))
-                )
-            )
-        return Encoded(states, tuple(finals), src_mask)
+        for directions in self.layers:
+            forward, *backward = cast(nn.ModuleList, directions)
+            outputs, final = run_padded(forward, states, mask)
+            if backward:
+                reverse, reverse_final = run_padded(backward[0], _reverse(states, backwards), mask)
+                outputs = torch.cat([outputs, _reverse(reverse, backwards)], 2)
+                final = tuple(map(_concatenate, final, reverse_final))
+            states = self.dropout(outputs)  # (S, B, M)
+            finals.append(final)
+        return Encoded(states.transpose(0, 1).contiguous(), tuple(finals), src_mask)
+
+
+def _concatenate(forward: Tensor, backward: Tensor) -> Tensor:
+    return torch.cat([forward, backward], -1)
+
+
+def _reversal(mask: Tensor) -> Tensor:
+    """(S * B,) row that each row of (S * B, ...) changes places with: real tokens are reversed."""
+    num_positions, batch_size = mask.shape
+    positions = torch.arange(num_positions, device=mask.device).unsqueeze(1)  # (S, 1)
+    mirrored = torch.where(mask, mask.sum(0) - 1 - positions, positions)  # (S, B)
+    return (mirrored * batch_size + torch.arange(batch_size, device=mask.device)).flatten()
+
+
+def _reverse(states: Tensor, rows: Tensor) -> Tensor:
+    reversed_states: Tensor = _Reverse.apply(states, rows)  # type: ignore[no-untyped-call]
+    return reversed_states
+
+
+class _Reverse(torch.autograd.Function):
+    """Reverse the real tokens of each sequence; padding stays at the end.
+
+    Reversing twice changes nothing, so the backward pass is the forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return states.flatten(0, 1).index_select(0, rows).view_as(states)
+
+    @staticmethod
+    def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return d_states.flatten(0, 1).index_select(0, rows).view_as(d_states), None

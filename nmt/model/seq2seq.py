@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from nmt.model.decoder import Decoder, DecoderState
 from nmt.model.encoder import Encoder
+from nmt.model.loss import Loss, output_loss
 
 
 class Seq2Seq(nn.Module):
@@ -32,7 +33,29 @@ class Seq2Seq(nn.Module):
             logits: (B, T, V).
             weights: (B, T, S); row t belongs to the token that position t predicts.
         """
-        return self.decoder(tgt_input, self.encode(src, src_mask))
+        readouts, weights = self.decoder(tgt_input, self.encode(src, src_mask))
+        return self.decoder.output_layer(readouts), weights
+
+    def loss(
+        self,
+        src: Tensor,
+        src_mask: Tensor,
+        tgt_input: Tensor,
+        tgt_output: Tensor,
+        tgt_mask: Tensor,
+        label_smoothing: float,
+    ) -> Loss:
+        """How well given translations are predicted, without ever holding all (B, T, V) logits.
+
+        Args:
+            tgt_output: (B, T) the tokens to predict, ending in </s>.
+            tgt_mask: (B, T), True at real tokens; the others do not count.
+            label_smoothing: probability that is spread over the vocabulary.
+        """
+        readouts, _ = self.decoder(tgt_input, self.encode(src, src_mask))
+        return output_loss(
+            readouts, self.decoder.output_layer, tgt_output, tgt_mask, label_smoothing
+        )
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -50,15 +73,15 @@ class Seq2Seq(nn.Module):
                     nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            elif isinstance(module, nn.RNNBase):
                 _initialize_rnn(module)
 
 
-def _initialize_rnn(rnn: nn.RNNBase | nn.RNNCellBase) -> None:
+def _initialize_rnn(rnn: nn.RNNBase) -> None:
     for name, parameter in rnn.named_parameters():
         if "bias" in name:
             nn.init.zeros_(parameter)
-            if isinstance(rnn, nn.LSTM | nn.LSTMCell) and "ih" in name:
+            if isinstance(rnn, nn.LSTM) and "ih" in name:
                 parameter[rnn.hidden_size : 2 * rnn.hidden_size] = 1.0  # gates are i, f, g, o
             continue
         for gate in parameter.view(-1, rnn.hidden_size, parameter.size(1)):  # one matrix per gate

@@ -12,7 +12,6 @@ from torch import nn
 
 from nmt.data.batches import Batch, Batches
 from nmt.errors import TrainingError
-from nmt.model.loss import cross_entropy
 from nmt.model.seq2seq import Seq2Seq
 from nmt.training.schedule import Schedule
 
@@ -191,8 +190,14 @@ class Trainer:
         for batch in group:
             batch = batch.to(self.device)
             with self.autocast():
-                logits, _ = self.model(batch.src, batch.src_mask, batch.tgt_input)
-            loss = cross_entropy(logits, batch.tgt_output, batch.tgt_mask, self.label_smoothing)
+                loss = self.model.loss(
+                    batch.src,
+                    batch.src_mask,
+                    batch.tgt_input,
+                    batch.tgt_output,
+                    batch.tgt_mask,
+                    self.label_smoothing,
+                )
             torch.autograd.backward(self.scaler.scale(loss.total / num_tokens))
             total += loss.total.detach()
             nll += loss.negative_log_likelihood
@@ -262,7 +267,7 @@ class Trainer:
         return not hooks.should_stop()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Run the forward pass in the chosen precision; the loss is always fp32."""
+        """Run products in the chosen precision; softmax and sums are always fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])

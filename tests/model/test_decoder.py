@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from nmt.model.dropout import Dropout
 from nmt.model.encoder import Encoded
 
 
@@ -21,8 +22,11 @@ def tensors_of(state):
 def advance(decoder, x, layers, drop):
     """s_t = f(s_{t-1}, x_t), layer by layer."""
     new = []
-    for cell, old in zip(decoder.rnn.cells, layers, strict=True):
-        state = cell(x, old) if isinstance(cell, nn.LSTMCell) else (cell(x, *old),)
+    for layer, old in zip(decoder.rnn.layers, layers, strict=True):
+        is_lstm = isinstance(layer, nn.LSTM)
+        cell = (nn.LSTMCell if is_lstm else nn.GRUCell)(layer.input_size, layer.hidden_size)
+        cell._parameters = dict(zip(cell._parameters, layer.parameters(), strict=True))
+        state = cell(x, old) if is_lstm else (cell(x, *old),)
         new.append(state)
         x = drop(state[0])
     return new
@@ -31,7 +35,7 @@ def advance(decoder, x, layers, drop):
 def first_state(decoder, finals):
     """Layer by layer tanh(W h + b), and W c + b for the cell of an LSTM."""
     layers = []
-    for layer in range(len(decoder.rnn.cells)):
+    for layer in range(len(decoder.rnn.layers)):
         final = finals[min(layer, len(finals) - 1)]
         bridge = decoder.bridge.hidden_layers[layer]
         state = [torch.tanh(bridge.weight @ final[0] + bridge.bias)]
@@ -80,7 +84,8 @@ def equations(decoder, order, encoded, tgt_input, drop=lambda x: x):
 def test_a_step_is_the_equations_of_its_paper(model, variant, batch):
     src, src_mask, tgt = batch.sentence(1)
     encoded = model.encoder(src, src_mask)
-    logits, weights = model.decoder(tgt, model.decoder.start(encoded))
+    readouts, weights = model.decoder(tgt, model.decoder.start(encoded))
+    logits = model.decoder.output_layer(readouts)
     expected_logits, expected_weights = equations(model.decoder, variant.order, encoded, tgt)
     torch.testing.assert_close(logits[0], expected_logits)
     torch.testing.assert_close(weights[0], expected_weights)
@@ -96,7 +101,7 @@ def step_by_step(model, batch):
 
 
 def test_step_by_step_is_teacher_forcing(model, batch):
-    logits, weights = model.decoder(batch.tgt, start(model, batch))
+    logits, weights = model(batch.src, batch.src_mask, batch.tgt)
     step_logits, step_weights = step_by_step(model, batch)
     assert logits.shape == (3, 3, 11)
     assert weights.shape[:2] == (3, 3)
@@ -265,16 +270,14 @@ def test_dropout_is_on_embeddings_between_layers_and_on_the_readout_in_training(
     decoder = random_model(variant, dropout=0.25).decoder.train(training)
     encoder = random_model(variant).encoder
     monkeypatch.setattr(  # a dropout that can be foreseen
-        nn.functional,
-        "dropout",
-        lambda x, p, training, inplace: x * (1 + p) if training else x,
+        Dropout, "forward", lambda self, x: x * (1 + self.p) if self.training else x
     )
     src, src_mask, tgt = batch.sentence(1)
     encoded = encoder(src, src_mask)
     factor = 1.25 if training else 1
     expected, _ = equations(decoder, order, encoded, tgt, lambda x: factor * x)
-    logits, _ = decoder(tgt, decoder.start(encoded))
-    torch.testing.assert_close(logits[0], expected)
+    readouts, _ = decoder(tgt, decoder.start(encoded))
+    torch.testing.assert_close(decoder.output_layer(readouts)[0], expected)
     state = decoder.start(encoded)
     for t, token_ids in enumerate(tgt.unbind(1)):
         logits, _, state = decoder.step(token_ids, state)

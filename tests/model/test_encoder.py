@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from nmt.model.dropout import Dropout
 from nmt.model.encoder import Encoder
 
 EMBED, HIDDEN, VOCAB = 4, 3, 9
@@ -21,12 +22,12 @@ def make_encoder(cell, *, num_layers=1, bidirectional=True, dropout=0.0):
     ).double()
 
 
-def cell_like(layer, direction):
-    """One cell with the weights of a direction of a recurrent layer."""
+def cell_like(layer):
+    """One cell with the weights of a recurrent layer."""
     kind = nn.GRUCell if isinstance(layer, nn.GRU) else nn.LSTMCell
     cell = kind(layer.input_size, layer.hidden_size).double()
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    cell.load_state_dict({name: getattr(layer, f"{name}_l0{direction}") for name in names})
+    cell.load_state_dict({name: getattr(layer, f"{name}_l0") for name in names})
     return cell
 
 
@@ -42,12 +43,13 @@ def read(cell, inputs):
 def encode(encoder, token_ids, bidirectional, drop=lambda x: x):
     """States and finals of one sentence, written from the paper."""
     inputs, finals = list(drop(encoder.embedding.weight[token_ids])), []
-    for layer in encoder.layers:
-        forward = read(cell_like(layer, ""), inputs)
+    for directions in encoder.layers:
+        assert len(directions) == 1 + bidirectional
+        forward = read(cell_like(directions[0]), inputs)
         sides = [forward]
         ends = [forward[-1]]
         if bidirectional:
-            backward = read(cell_like(layer, "_reverse"), inputs[::-1])
+            backward = read(cell_like(directions[1]), inputs[::-1])
             sides.append(backward[::-1])
             ends.append(backward[-1])
         finals.append(tuple(torch.cat(tensors) for tensors in zip(*ends, strict=True)))
@@ -106,9 +108,7 @@ def test_dropout_is_on_embeddings_between_layers_and_on_states_in_training(
 ):
     encoder = make_encoder(cell, num_layers=2, dropout=0.25).train(training)
     monkeypatch.setattr(  # a dropout that can be foreseen
-        nn.functional,
-        "dropout",
-        lambda x, p, training, inplace: x * (1 + p) if training else x,
+        Dropout, "forward", lambda self, x: x * (1 + self.p) if self.training else x
     )
     encoded = encoder(batch.src, batch.src_mask)
     factor = 1.25 if training else 1

@@ -2,32 +2,32 @@
 
 import pytest
 import torch
-from torch import nn
 
+from nmt.model.dropout import Dropout
 from nmt.model.rnn import RecurrentStack
 
 INPUT, HIDDEN = 3, 2
 
 
-def gates(cell, x, h):
+def gates(layer, x, h):
     """What the gates get from the input and from the old state."""
-    from_input = cell.weight_ih @ x + cell.bias_ih
-    from_state = cell.weight_hh @ h + cell.bias_hh
+    from_input = layer.weight_ih_l0 @ x + layer.bias_ih_l0
+    from_state = layer.weight_hh_l0 @ h + layer.bias_hh_l0
     return from_input.split(HIDDEN), from_state.split(HIDDEN)
 
 
-def gru(cell, x, state):
+def gru(layer, x, state):
     """Cho et al. 2014, with the reset gate after the recurrent product."""
     (h,) = state
-    (ri, zi, ni), (rh, zh, nh) = gates(cell, x, h)
+    (ri, zi, ni), (rh, zh, nh) = gates(layer, x, h)
     r, z = torch.sigmoid(ri + rh), torch.sigmoid(zi + zh)
     return ((1 - z) * torch.tanh(ni + r * nh) + z * h,)
 
 
-def lstm(cell, x, state):
+def lstm(layer, x, state):
     """Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
     h, c = state
-    i, f, g, o = (a + b for a, b in zip(*gates(cell, x, h), strict=True))
+    i, f, g, o = (a + b for a, b in zip(*gates(layer, x, h), strict=True))
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -46,7 +46,7 @@ def test_each_layer_reads_the_new_state_of_the_layer_below(cell, num_layers):
     assert len(new) == num_layers
     for n in range(2):
         x = inputs[n]
-        for layer, module in enumerate(stack.cells):
+        for layer, module in enumerate(stack.layers):
             old = tuple(tensor[n] for tensor in state[layer])
             expected = (gru if cell == "gru" else lstm)(module, x, old)
             assert len(new[layer]) == width
@@ -62,12 +62,10 @@ def test_dropout_is_between_layers_and_not_in_the_state(cell, monkeypatch):
     start = (zeros,) if cell == "gru" else (zeros, zeros)
     x = torch.randn(1, INPUT, dtype=torch.float64)
     lower = gru if cell == "gru" else lstm
-    first = lower(stack.cells[0], x[0], tuple(tensor[0] for tensor in start))
-    second = lower(stack.cells[1], 3 * first[0], tuple(tensor[0] for tensor in start))
+    first = lower(stack.layers[0], x[0], tuple(tensor[0] for tensor in start))
+    second = lower(stack.layers[1], 3 * first[0], tuple(tensor[0] for tensor in start))
     seen = []
-    monkeypatch.setattr(
-        nn.functional, "dropout", lambda x, p, training, inplace: seen.append(p) or 3 * x
-    )
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: seen.append(self.p) or 3 * x)
     bottom, top = stack(x, (start, start))
     assert seen == [0.25]
     torch.testing.assert_close(bottom[0][0], first[0])

@@ -11,7 +11,7 @@ from nmt.model.seq2seq import Seq2Seq
 
 
 def cells_of(model):
-    return [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
+    return [m for m in model.modules() if isinstance(m, nn.RNNBase)]
 
 
 def test_a_batch_is_its_sentences(model, batch):
@@ -149,7 +149,7 @@ def test_matrices_are_glorot_uniform_gate_by_gate(fresh_model, variant_of, cell,
 def test_recurrent_matrices_are_orthogonal_gate_by_gate(fresh_model, additive_variant):
     model = fresh_model(additive_variant)
     rnns = cells_of(model)
-    assert len(rnns) == additive_variant.encoder_layers + additive_variant.decoder_layers
+    assert len(rnns) == 2 * additive_variant.encoder_layers + additive_variant.decoder_layers
     for rnn in rnns:
         for name, parameter in rnn.named_parameters():
             if "weight_hh" in name:
@@ -164,7 +164,7 @@ def test_biases_are_zero_but_one_for_the_forget_gate(fresh_model, additive_varia
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.bias is not None:
             assert not module.bias.any()
-        if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        if not isinstance(module, nn.RNNBase):
             continue
         H = module.hidden_size
         biases = {name: p for name, p in module.named_parameters() if "bias" in name}
