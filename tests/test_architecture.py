@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "translator": {"errors", "text", "data", "model", "search"},
     "evaluation": {"errors"},
     "alignment": {"errors", "text"},
-    "validation": {"data", "model", "translator", "evaluation"},
+    "validation": {"data", "translator", "evaluation"},
     "build": {"errors", "config", "text", "data", "model", "training", "translator"},
     "cli": {
         "errors",

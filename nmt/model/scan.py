@@ -18,7 +18,7 @@ With a lower precision only the operands of the recurrent products are rounded t
 gates, scores and all sums over time stay fp32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nmt.model.cell_tape import CellTape, GRUTape, LSTMTape
+from nmt.model.product_tape import ProductTape
 from nmt.model.rnn import Cell
 from nmt.model.score_tape import AdditiveTape, DotTape, ScoreTape, at_least_fp32
 
@@ -144,55 +145,48 @@ def _lifted(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
 class _Tape:
     """The loop, forward and backward, and what it keeps in between.
 
-    States have an entry more than steps: entry t is the state before step t. A projection of a
-    state is an entry of `projected`; its gates are read by step t, its query by step t in the
-    order of Bahdanau, and by step t - 1, which made the state, in that of Luong.
+    There is one state more than steps: state t is the one before step t. The projection of a
+    state gives the gates of step t; its query is asked by step t in the order of Bahdanau, and by
+    step t - 1, which made the state, in that of Luong.
     """
 
     def __init__(self, shape: Shape, operands: Operands) -> None:
         x = self.x = operands
-        self.num_steps, self.batch_size, self.gates = x.inputs.shape
+        self.num_steps, batch_size, self.num_gates = x.inputs.shape
         hidden_dim = x.hidden[0].size(1)
-        self.low = shape.low
-        tape = LSTMTape if shape.cell == "lstm" else GRUTape
-        self.cells: list[CellTape] = [tape(self.num_steps, h) for h in x.hidden]
-        self.hidden = [self._buffer(1, hidden_dim) for _ in x.hidden]
-        self.projected = [self._buffer(1, len(w)) for w in x.projections]
-        self.weights = self._buffer(0, x.keys.size(1))
-        self.bias = torch.zeros_like(x.keys[..., 0]).masked_fill_(~x.mask, -torch.inf)  # (B, S)
+
+        def buffer(num_entries: int, size: int) -> Tensor:
+            return x.inputs.new_empty(num_entries, batch_size, size)
+
+        kind = LSTMTape if shape.cell == "lstm" else GRUTape
+        self.cells: list[CellTape] = [kind(self.num_steps, h) for h in x.hidden]
+        self.hidden = [buffer(self.num_steps + 1, hidden_dim) for _ in x.hidden]
+        # Every state but the last is projected; the last one asks, in the order of Luong.
+        asking = self.num_steps + (x.feeding is not None)
+        num_projected = [*(self.num_steps for _ in x.upper), asking]
+        self.project = [
+            ProductTape(hidden[:number], matrix, bias, shape.low)
+            for hidden, number, matrix, bias in zip(
+                self.hidden, num_projected, x.projections, x.projection_biases, strict=True
+            )
+        ]
+        self.read_below = [  # what the layers above the first read
+            ProductTape(buffer(self.num_steps, hidden_dim), matrix, bias, shape.low)
+            for matrix, bias in zip(x.upper, x.upper_biases, strict=True)
+        ]
         self.score: ScoreTape
         if x.energy is None:
             self.score = DotTape(x.keys, self.num_steps)
-            self.query = slice(0, 0)  # the state itself
         else:
             self.score = AdditiveTape(x.keys, x.energy)
-            self.query = slice(self.gates, self.gates + x.keys.size(2))
-        # Operands of the products in the precision of the products, also for the weight gradients.
-        self.low_hidden = [self._lowered(h) for h in self.hidden]
-        self.low_projections = [self._to_low(w) for w in x.projections]
-        self.low_biases = [self._to_low(b) for b in x.projection_biases]
-        self.low_upper = [self._to_low(w) for w in x.upper]
-        self.upper_inputs = [self._lowered(self._buffer(0, hidden_dim)) for _ in x.upper]
+            self.query = slice(self.num_gates, self.num_gates + x.keys.size(2))
+        self.bias = torch.zeros_like(x.keys[..., 0]).masked_fill_(~x.mask, -torch.inf)  # (B, S)
+        self.weights = buffer(self.num_steps, x.keys.size(1))
         if x.feeding is not None:
             readout_dim = x.feeding.size(1)
-            self.attentional = self._buffer(1, readout_dim)
-            self.low_attentional = self._lowered(self.attentional)
-            self.low_feeding = self._to_low(x.feeding)
+            self.attentional = buffer(self.num_steps + 1, readout_dim)
+            self.feed = ProductTape(self.attentional[:-1], x.feeding, None, shape.low)
             self.read = slice(len(x.projections[-1]) - readout_dim, None)
-
-    def _buffer(self, extra: int, size: int) -> Tensor:
-        return self.x.inputs.new_empty(self.num_steps + extra, self.batch_size, size)
-
-    def _to_low(self, tensor: Tensor) -> Tensor:
-        return tensor if self.low is None else tensor.to(self.low)
-
-    def _lowered(self, buffer: Tensor) -> Tensor:
-        """The buffer itself, or one like it in the precision of the products."""
-        return buffer if self.low is None else torch.empty_like(buffer, dtype=self.low)
-
-    def _lower(self, low_buffer: Tensor, value: Tensor) -> Tensor:
-        """The value as an operand of a product; it is kept in `low_buffer`."""
-        return value if self.low is None else low_buffer.copy_(value)
 
     # ------------------------------------------------------------------------------- forward
 
@@ -200,7 +194,7 @@ class _Tape:
         """All steps: what `scan` returns."""
         for layer, hidden in enumerate(self.x.hidden):
             self.hidden[layer][0] = hidden
-            self._project(layer, 0)
+            self.project[layer].forward(0)
         for cell, memory in zip(self.cells, self.x.cells, strict=False):
             cell.start(memory)
         if self.x.feeding is None:
@@ -211,41 +205,33 @@ class _Tape:
 
     def _forward_bahdanau(self) -> None:
         for t in range(self.num_steps):
-            attended = self._attend(t, t)  # (B, G)
+            attended = self._attend(t, asking=t)  # (B, G)
             self._advance(t, attended.add_(self.x.inputs[t]))
 
     def _forward_luong(self) -> None:
         self.attentional[0] = 0
         for t in range(self.num_steps):
-            fed = self._lower(self.low_attentional[t], self.attentional[t])
-            self._advance(t, (fed @ self.low_feeding.t()).add(self.x.inputs[t]))
-            attended = self._attend(t, t + 1)  # (B, R)
-            attended += self.projected[-1][t + 1, :, self.read]
+            self._advance(t, self.feed.forward(t).add_(self.x.inputs[t]))
+            attended = self._attend(t, asking=t + 1)  # (B, R)
+            attended += self.project[-1].outputs[t + 1, :, self.read]
             torch.tanh(attended, out=self.attentional[t + 1])
 
     def _advance(self, t: int, gates: Tensor) -> None:
         """Move all layers on, the first one reading (B, G) input gates."""
         for layer, cell in enumerate(self.cells):
             if layer:
-                read = self.hidden[layer - 1][t + 1]
+                read = self.read_below[layer - 1]
+                read.inputs[t] = self.hidden[layer - 1][t + 1]
                 if self.x.dropout:
-                    read = read * self.x.dropout[layer - 1][t]
-                read = self.upper_inputs[layer - 1][t].copy_(read)
-                gates = (read @ self.low_upper[layer - 1].t()).add(self.x.upper_biases[layer - 1])
-            states = self.hidden[layer]
-            cell.forward(t, gates, self.projected[layer][t], states[t], out=states[t + 1])
-            self._project(layer, t + 1)
-
-    def _project(self, layer: int, t: int) -> None:
-        hidden = self._lower(self.low_hidden[layer][t], self.hidden[layer][t])
-        matrix, bias = self.low_projections[layer].t(), self.low_biases[layer]
-        if self.low is None:
-            torch.addmm(bias, hidden, matrix, out=self.projected[layer][t])
-        else:
-            self.projected[layer][t] = torch.addmm(bias, hidden, matrix)
+                    read.inputs[t] *= self.x.dropout[layer - 1][t]
+                gates = read.forward(t)
+            hidden, projected = self.hidden[layer], self.project[layer].outputs[t]
+            cell.forward(t, gates, projected, hidden[t], out=hidden[t + 1])
+            if t + 1 < len(self.project[layer].inputs):
+                self.project[layer].forward(t + 1)
 
     def _attend(self, t: int, asking: int) -> Tensor:
-        """Weights of step t for the query in state `asking`, and (B, G or R) what they read."""
+        """Weights of step t for the query of state `asking`, and (B, G or R) what they read."""
         scores = self.score.forward(self._query(asking)).add_(self.bias)  # (B, S)
         torch.softmax(scores, -1, out=self.weights[t])
         return torch.bmm(self.weights[t].unsqueeze(1), self.x.values).squeeze(1)
@@ -253,22 +239,21 @@ class _Tape:
     def _query(self, t: int) -> Tensor:
         if self.x.energy is None:
             return self.hidden[-1][t]
-        return self.projected[-1][t, :, self.query]
+        return self.project[-1].outputs[t, :, self.query]
 
     # ------------------------------------------------------------------------------ backward
 
     def backward(self, d_outputs: Tensor, d_weights: Tensor) -> Operands:
         """Gradients of all operands; None of mask and dropout, for which nothing asks."""
         x = self.x
-        self.d_gates = [torch.empty_like(x.inputs) for _ in self.cells]
-        self.d_projected = [torch.empty_like(p) for p in self.projected]
-        self.low_d_projected = [self._lowered(p) for p in self.d_projected]
-        self.low_d_gates = [self._lowered(g) for g in self.d_gates]
         self.d_hidden = [torch.zeros_like(h) for h in x.hidden]
-        for cell, states in zip(self.cells, self.hidden, strict=True):
-            cell.prepare(states)
-        for d_projected in self.d_projected:
-            d_projected[self.num_steps, :, : self.gates] = 0  # no step reads the last state
+        self.d_gates = [torch.empty_like(x.inputs) for _ in self.cells]
+        for cell, hidden in zip(self.cells, self.hidden, strict=True):
+            cell.prepare(hidden)
+        for project in self.project:
+            project.prepare()
+        for read, d_gates in zip(self.read_below, self.d_gates[1:], strict=True):
+            read.prepare(d_gates)
         if x.feeding is None:
             self._backward_bahdanau(d_outputs, d_weights)
         else:
@@ -278,52 +263,48 @@ class _Tape:
     def _backward_bahdanau(self, d_outputs: Tensor, d_weights: Tensor) -> None:
         for t in reversed(range(self.num_steps)):
             self.d_hidden[-1] += d_outputs[t]
-            self._retreat(t, nothing_later=t + 1 == self.num_steps)
+            self._retreat(t)
             self._unattend(t, t, self.d_gates[0][t], d_weights[t])
-        for layer in range(len(self.cells)):
-            self._unproject(layer, 0)
+        self._retreat_to_start()
 
     def _backward_luong(self, d_outputs: Tensor, d_weights: Tensor) -> None:
-        self.d_read = torch.empty_like(d_outputs)  # before tanh
+        self.feed.prepare(self.d_gates[0])
+        self.project[-1].d_outputs[-1, :, : self.num_gates] = 0  # no step read the last state
+        self.project[-1].d_outputs[0, :, self.num_gates :] = 0  # nobody asked the first one
+        self.d_read = d_outputs.clone()  # to become the gradient before tanh
         slopes = 1 - self.attentional[1:] ** 2
         for t in reversed(range(self.num_steps)):
-            d_attentional = d_outputs[t]
+            d_read = self.d_read[t]
             if t + 1 < self.num_steps:
-                d_gates = self._lower(self.low_d_gates[0][t + 1], self.d_gates[0][t + 1])
-                d_attentional = (d_gates @ self.low_feeding).add(d_attentional)
-            d_read = torch.mul(d_attentional, slopes[t], out=self.d_read[t])
-            self.d_projected[-1][t + 1, :, self.read] = d_read
+                self.feed.backward(t + 1, d_read)
+            d_read *= slopes[t]
+            self.project[-1].d_outputs[t + 1, :, self.read] = d_read
             self._unattend(t, t + 1, d_read, d_weights[t])
-            self._retreat(t, nothing_later=False)
-        self._lower(self.low_d_gates[0][0], self.d_gates[0][0])
-        self.d_projected[-1][0, :, self.gates :] = 0  # nobody asks the first state for more
-        for layer in range(len(self.cells)):
-            self._unproject(layer, 0)
+            self._retreat(t)
+        self.feed.backward(0, torch.empty_like(d_outputs[0]))  # for the gradient of its matrix
+        self._retreat_to_start()
 
-    def _retreat(self, t: int, *, nothing_later: bool) -> None:
+    def _retreat(self, t: int) -> None:
         """Move the gradients of all states from after step t to before it."""
         for layer in reversed(range(len(self.cells))):
-            if not nothing_later:
-                self._unproject(layer, t + 1)
+            if t + 1 < len(self.project[layer].inputs):
+                self.project[layer].backward(t + 1, self.d_hidden[layer])
             self.d_hidden[layer] = self.cells[layer].backward(
                 t,
                 self.d_hidden[layer],
                 self.d_gates[layer][t],
-                self.d_projected[layer][t, :, : self.gates],
+                self.project[layer].d_outputs[t, :, : self.num_gates],
             )
             if layer:
-                d_gates = self._lower(self.low_d_gates[layer][t], self.d_gates[layer][t])
-                d_read = (d_gates @ self.low_upper[layer - 1]).to(self.d_hidden[0].dtype)
+                d_read = torch.zeros_like(self.d_hidden[layer])
+                self.read_below[layer - 1].backward(t, d_read)
                 if self.x.dropout:
                     d_read *= self.x.dropout[layer - 1][t]
                 self.d_hidden[layer - 1] += d_read
 
-    def _unproject(self, layer: int, t: int) -> None:
-        d_projected = self._lower(self.low_d_projected[layer][t], self.d_projected[layer][t])
-        if self.low is None:
-            self.d_hidden[layer].addmm_(d_projected, self.low_projections[layer])
-        else:
-            self.d_hidden[layer] += d_projected @ self.low_projections[layer]
+    def _retreat_to_start(self) -> None:
+        for project, d_hidden in zip(self.project, self.d_hidden, strict=True):
+            project.backward(0, d_hidden)
 
     def _unattend(self, t: int, asking: int, d_attended: Tensor, d_weights: Tensor) -> None:
         """From what step t read to the query of state `asking`."""
@@ -334,42 +315,34 @@ class _Tape:
         if self.x.energy is None:
             self.d_hidden[-1] += d_query
         else:
-            self.d_projected[-1][asking, :, self.query] = d_query
+            self.project[-1].d_outputs[asking, :, self.query] = d_query
 
     def _gradients(self) -> Operands:
         """Products and sums over all steps at once."""
         x = self.x
-        last = self.num_steps if x.feeding is None else None  # whose projection somebody reads
-
-        def product(d_rows: Tensor, rows: Tensor) -> Tensor:
-            return d_rows.flatten(0, 1).t() @ rows.flatten(0, 1)
-
-        def total(d_rows: Tensor) -> Tensor:
-            return d_rows.flatten(0, 1).sum(0)
-
-        d_attended = self.d_gates[0] if x.feeding is None else self.d_read
-        queries = self.hidden[-1][:-1] if x.feeding is None else self.hidden[-1][1:]
+        is_luong = x.feeding is not None
+        d_attended = self.d_read if is_luong else self.d_gates[0]
+        queries = self.hidden[-1][1:] if is_luong else self.hidden[-1][:-1]
         d_keys, d_energy = self.score.gradients(queries)
+        projections, projection_biases = _columns(tape.gradients() for tape in self.project)
+        upper, upper_biases = _columns(tape.gradients() for tape in self.read_below)
         return Operands(
             inputs=self.d_gates[0],
             hidden=self.d_hidden,
             cells=[cell.d_memory for cell in self.cells if cell.d_memory is not None],
-            projections=[
-                product(d[:last], h[:last])
-                for d, h in zip(self.low_d_projected, self.low_hidden, strict=True)
-            ],
-            projection_biases=[total(d[:last]) for d in self.d_projected],
-            upper=[
-                product(d, read)
-                for d, read in zip(self.low_d_gates[1:], self.upper_inputs, strict=True)
-            ],
-            upper_biases=[total(d) for d in self.d_gates[1:]],
+            projections=projections,
+            projection_biases=projection_biases,
+            upper=upper,
+            upper_biases=upper_biases,
             dropout=[None for _ in x.dropout],  # type: ignore[misc]
             values=torch.bmm(self.weights.permute(1, 2, 0), d_attended.transpose(0, 1)),
             keys=d_keys,
             energy=d_energy,
             mask=None,  # type: ignore[arg-type]
-            feeding=None
-            if x.feeding is None
-            else product(self.low_d_gates[0], self.low_attentional[:-1]),
+            feeding=self.feed.gradients()[0] if is_luong else None,
         )
+
+
+def _columns(rows: Iterable[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
+    pairs = list(rows)
+    return [first for first, _ in pairs], [second for _, second in pairs]

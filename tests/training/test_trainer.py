@@ -185,7 +185,7 @@ class TestUpdate:
         self, batches_of, model_of, trainer_of, recorder, precision
     ):
         model, hooks, seen = model_of(), recorder(), set()
-        model.decoder.output_layer.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+        model.decoder.register_forward_hook(lambda _, __, out: seen.add(out[0].dtype))
         adam = torch.optim.Adam(model.parameters())
         schedule = Schedule("constant", 0.02, warmup_steps=0, max_steps=40)
         trainer = trainer_of(
