@@ -1,12 +1,13 @@
 # make demo   train, translate, score and explain the embedded corpus
 # make test   the tests; make test-all adds those that train models; make check adds lint and types
+# make bench  how fast this machine trains and translates; BENCH='--help' tells the options
 # Everything is installed into .venv; python3 (3.11 or later) and make are all that is needed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo multi30k test test-all lint types check corpus clean
+.PHONY: demo multi30k bench test test-all lint types check corpus clean
 
 # The environment is made anew when what it should hold has changed. Without a version pin torch
 # may bring gigabytes of CUDA libraries, so constraints.txt pins the build that is tested.
@@ -40,6 +41,9 @@ multi30k: .venv/.installed
 	$(BIN)/nmt train --config configs/multi30k-de-en.yaml --resume
 	$(BIN)/nmt eval --model runs/multi30k-de-en --src data/multi30k/test_2016_flickr.de.gz \
 	  --ref data/multi30k/test_2016_flickr.en.gz
+
+bench: .venv/.installed
+	$(BIN)/python scripts/bench.py $(BENCH)
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

@@ -7,25 +7,23 @@ for translation in translator.translate(["나는 밥을 먹었다"]):
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from nmt.data.batches import Batch, make_batch
+from nmt.data.batches import make_batch
+from nmt.decoding import Searcher, SearchOptions, Shortlist, autocast, plan
 from nmt.errors import ConfigError
 from nmt.model.attention import Attention
-from nmt.model.decoder import DecoderState
 from nmt.model.seq2seq import Seq2Seq
 from nmt.search.beam import Hypothesis as Found
-from nmt.search.beam import beam_search
-from nmt.text.tokenizer import BOS_ID, EOS, EOS_ID, PAD_ID, WORD_START, Segmented, Tokenizer
+from nmt.text.tokenizer import EOS, EOS_ID, WORD_START, Segmented, Tokenizer
+
+__all__ = ["Forced", "Hypothesis", "SearchOptions", "Shortlist", "Translation", "Translator"]
 
 FORCED_LIMIT = 2000  # tokens on a side, beyond which a T x S matrix is more than anyone can use
-EXTRA_LENGTH = 10  # tokens that a translation may have beyond max_length_ratio × source tokens
 
 
 @dataclass(frozen=True)
@@ -98,57 +96,6 @@ class Forced:
         return [*self.tgt.tokens, EOS]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """How to search. What a config can say has no default here: its schema has them.
-
-    Raises:
-        ConfigError: if the options contradict each other.
-    """
-
-    beam_size: int
-    n_best: int = 1
-    length_penalty: float
-    """Exponent of the length penalty; 0 is none."""
-    min_length: int
-    """Fewest tokens of a translation."""
-    max_length_ratio: float
-    """Most target tokens per source token, `EXTRA_LENGTH` more being allowed."""
-    max_length: int | None = None
-    """Most tokens of a translation, whatever the length of the source."""
-    batch_tokens: int
-    """Source positions that are decoded together, padding included."""
-
-    def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise ConfigError(f"beam size: must be at least 1, but is {self.beam_size}")
-        if not 1 <= self.n_best <= self.beam_size:
-            raise ConfigError(
-                f"n-best: must be between 1 and the beam size {self.beam_size}, but is "
-                f"{self.n_best}; raise the beam size"
-            )
-        if not 0 <= self.length_penalty < math.inf:
-            raise ConfigError(
-                f"length penalty: must be a number of at least 0, but is {self.length_penalty}"
-            )
-        if self.min_length < 0:
-            raise ConfigError(f"min length: must be at least 0, but is {self.min_length}")
-        if self.max_length is not None and self.max_length < max(self.min_length, 1):
-            raise ConfigError(
-                f"max length: must be at least the min length {max(self.min_length, 1)}, "
-                f"but is {self.max_length}"
-            )
-        if self.batch_tokens < 1:
-            raise ConfigError(f"batch tokens: must be at least 1, but is {self.batch_tokens}")
-
-    def max_lengths(self, src_lengths: np.ndarray) -> np.ndarray:
-        """Most target tokens for sources of the given numbers of tokens, without `</s>`."""
-        longest = np.ceil(self.max_length_ratio * src_lengths) + EXTRA_LENGTH
-        if self.max_length is not None:
-            longest = np.minimum(longest, self.max_length)
-        return np.maximum(longest, max(self.min_length, 1)).astype(np.int64)
-
-
 class Translator:
     """Translates, scores and aligns text with one model.
 
@@ -156,7 +103,9 @@ class Translator:
         max_source_length: tokens, without `</s>`; a longer sentence is split, translated piece
             by piece and joined.
         options: what `translate` uses where it is not told otherwise.
-        precision: the autocast type of the forward pass; None computes in fp32.
+        precision: type of the matrix products; None is that of the weights. int8 is for search on
+            the CPU only: what scores or aligns given text then computes in the type of the weights.
+        shortlist: of each source the target tokens that search may use; None is all.
     """
 
     def __init__(
@@ -169,6 +118,7 @@ class Translator:
         options: SearchOptions,
         device: torch.device,
         precision: torch.dtype | None = None,
+        shortlist: Shortlist | None = None,
     ) -> None:
         self.model = model.to(device).eval()
         self.src_tokenizer = src_tokenizer
@@ -177,6 +127,7 @@ class Translator:
         self.options = options
         self.device = device
         self.precision = precision
+        self.searcher = Searcher(self.model, device, precision, shortlist)
 
     @property
     def has_attention(self) -> bool:
@@ -215,7 +166,13 @@ class Translator:
             yield from self._translate_window(chunk, options)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Forced]:
-        """How probable the given translations are, and what the model attends to in them."""
+        """How probable the given translations are, and what the model attends to in them.
+
+        Raises:
+            ConfigError: with int8, whose rounding is made for search.
+        """
+        if self.precision == torch.int8:
+            raise ConfigError("precision: int8 is for translating; score with fp32 or bf16")
         return self.force(
             [(self.src_tokenizer.segment(s), self.tgt_tokenizer.segment(t)) for s, t in pairs]
         )
@@ -245,13 +202,13 @@ class Translator:
             if all(0 < len(side.tokens) <= FORCED_LIMIT for side in pair)
         ]
         lengths = np.array([len(pairs[i][0].tokens) + len(pairs[i][1].tokens) for i in real])
-        for chosen in self._plan(lengths + 2, self.options.batch_tokens):
+        for chosen in plan(lengths + 2, self.options.batch_tokens):
             indices = [real[i] for i in chosen]
             batch = make_batch(
                 [np.array(pairs[i][0].token_ids) for i in indices],
                 [np.array(pairs[i][1].token_ids) for i in indices],
             ).to(self.device)
-            with self._autocast():
+            with autocast(self.device, None if self.searcher.int8 else self.precision):
                 logits, weights = self.model(batch.src, batch.src_mask, batch.tgt_input)
             log_probs = logits.float().log_softmax(-1)
             log_probs = log_probs.gather(-1, batch.tgt_output.unsqueeze(-1)).squeeze(-1)
@@ -315,54 +272,4 @@ class Translator:
 
     def search(self, sources: list[list[int]], options: SearchOptions) -> list[list[Found]]:
         """The best hypotheses for sources of token ids, each at least one token long."""
-        found: list[list[Found]] = [[] for _ in sources]
-        lengths = np.array([len(token_ids) + 1 for token_ids in sources])
-        for indices in self._plan(lengths, options.batch_tokens):
-            empty = np.zeros(0, np.int64)
-            batch = make_batch(
-                [np.array(sources[i]) for i in indices], [empty for _ in indices]
-            ).to(self.device)
-            max_lengths = torch.from_numpy(options.max_lengths(lengths[indices] - 1))
-            results = self._search_batch(batch, max_lengths.to(self.device), options)
-            for i, hypotheses in zip(indices, results, strict=True):
-                found[i] = hypotheses
-        return found
-
-    @torch.no_grad()
-    def _search_batch(
-        self, batch: Batch, max_lengths: Tensor, options: SearchOptions
-    ) -> list[list[Found]]:
-        decoder = self.model.decoder
-
-        def step(token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-            with self._autocast():
-                logits, _, state = decoder.step(token_ids, state)
-            return logits.float().log_softmax(-1), state
-
-        with self._autocast():
-            start = self.model.encode(batch.src, batch.src_mask)
-        return beam_search(
-            step,
-            start,
-            beam_size=options.beam_size,
-            n_best=options.n_best,
-            max_lengths=max_lengths,
-            min_length=options.min_length,
-            alpha=options.length_penalty,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            forbidden_ids=(PAD_ID, BOS_ID),
-        )
-
-    def _plan(self, lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
-        """Batches of indices, longest first, each at most `batch_tokens` positions in all."""
-        order = np.argsort(-lengths, kind="stable").tolist()
-        while order:
-            size = max(1, batch_tokens // int(lengths[order[0]]))
-            yield order[:size]
-            order = order[size:]
-
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.precision is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+        return self.searcher(sources, options)

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "model": set(),
     "search": set(),
     "training": {"errors", "text", "data", "model"},
-    "translator": {"errors", "text", "data", "model", "search"},
+    "decoding": {"errors", "text", "data", "model", "search"},
+    "translator": {"errors", "text", "data", "model", "search", "decoding"},
     "evaluation": {"errors"},
     "alignment": {"errors", "text"},
     "validation": {"data", "translator", "evaluation"},
@@ -42,8 +43,18 @@ MAY_IMPORT = {
 """Only build and cli see the config; model and search see nothing of ours."""
 
 MAY_BE_IMPORTED_BY = {
-    "torch": {"data", "model", "search", "training", "translator", "validation", "build", "cli"},
-    "numpy": {"data", "translator", "alignment", "cli"},
+    "torch": {
+        "data",
+        "model",
+        "search",
+        "decoding",
+        "training",
+        "translator",
+        "validation",
+        "build",
+        "cli",
+    },
+    "numpy": {"data", "decoding", "translator", "alignment", "cli"},
     "safetensors": {"training"},
     "sentencepiece": {"text"},
     "sacrebleu": {"evaluation"},

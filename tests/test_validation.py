@@ -116,7 +116,7 @@ def test_validating_uses_up_no_randomness_and_repeats_itself(validator):
 
 def test_validating_computes_no_gradients(validator):
     with_gradients = []
-    validator.translator.model.register_forward_hook(
+    validator.translator.model.decoder.register_forward_hook(
         lambda *_: with_gradients.append(torch.is_grad_enabled())
     )
     validator()

@@ -2,19 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from nmt.build.data import Tokenizers, load_tokenizers
 from nmt.build.model import build_model
+from nmt.build.shortlist import load_shortlist
 from nmt.build.training import build_device, check_precision
 from nmt.config import Config, load_config
-from nmt.errors import ModelError, NMTError
+from nmt.data.shortlist import Shortlist
+from nmt.errors import ConfigError, ModelError, NMTError
 from nmt.model.seq2seq import Seq2Seq
 from nmt.training.checkpoint import choose_checkpoint, read_weights, verify
 from nmt.training.trainer import DTYPES, Precision
 from nmt.translator import SearchOptions, Translator
+
+SearchPrecision = Precision | Literal["int8"]
+"""Number formats that a model can translate in."""
+
+TYPES = {"fp32": None, "int8": torch.int8, **DTYPES}
 
 
 def search_options(config: Config, **overrides: Any) -> SearchOptions:
@@ -40,8 +47,9 @@ def build_translator(
     model: Seq2Seq,
     tokenizers: Tokenizers,
     device: torch.device,
-    precision: Precision = "fp32",
+    precision: SearchPrecision = "fp32",
     options: SearchOptions | None = None,
+    shortlist: Shortlist | None = None,
 ) -> Translator:
     """A translator around a model."""
     return Translator(
@@ -51,7 +59,8 @@ def build_translator(
         max_source_length=config.data.max_length,
         options=options or search_options(config),
         device=device,
-        precision=None if precision == "fp32" else DTYPES[precision],
+        precision=TYPES[precision],
+        shortlist=None if shortlist is None else shortlist.allowed,
     )
 
 
@@ -62,6 +71,21 @@ class SavedModel:
     checkpoint: Path
     config: Config
     tokenizers: Tokenizers
+
+
+def check_search_precision(precision: SearchPrecision, device: torch.device) -> None:
+    """Refuse a precision that the device cannot translate in.
+
+    Raises:
+        ConfigError: for fp16 on the CPU, and for int8 anywhere else.
+    """
+    if precision != "int8":
+        check_precision(precision, device)
+    elif device.type != "cpu":
+        raise ConfigError(
+            f"precision: int8 is for the CPU, but the device is {device}; use fp16 or bf16, or "
+            "choose --device cpu"
+        )
 
 
 def find_model(path: str | Path) -> SavedModel:
@@ -110,14 +134,22 @@ def load_weights(model: Seq2Seq, checkpoint: Path) -> None:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", precision: Precision = "fp32", **search: Any
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: SearchPrecision = "fp32",
+    shortlist: str | Path | None = None,
+    **search: Any,
 ) -> Translator:
     """Load a trained model to translate, score and align with.
 
     Args:
         path: a run directory (its best checkpoint, else its latest), or one checkpoint.
         device: auto, cpu, cuda or cuda:N.
-        precision: fp32, bf16 or fp16 of the forward pass.
+        precision: number format of the products: fp32, bf16, fp16 on CUDA, or int8 on the CPU,
+            which is for translating only.
+        shortlist: the file that `nmt shortlist` made for this model; search then chooses from
+            the tokens that it allows.
         search: options of `SearchOptions` that shall differ from the model's config.
 
     Raises:
@@ -125,9 +157,12 @@ def load(
         ConfigError: if the device or an option is impossible.
     """
     target = build_device(device)
-    check_precision(precision, target)
+    check_search_precision(precision, target)
     saved = find_model(path)
     options = search_options(saved.config, **search)
+    allowed = None if shortlist is None else load_shortlist(shortlist, saved.tokenizers)
     model = build_model(saved.config, len(saved.tokenizers.src), len(saved.tokenizers.tgt))
     load_weights(model, saved.checkpoint)
-    return build_translator(saved.config, model, saved.tokenizers, target, precision, options)
+    return build_translator(
+        saved.config, model, saved.tokenizers, target, precision, options, allowed
+    )

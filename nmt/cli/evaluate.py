@@ -1,5 +1,6 @@
 """`nmt eval`: how good translations are."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from nmt.cli.options import (
     refuse_impossible_beam,
     refuse_shared_stream,
 )
+from nmt.cli.translate import WINDOW, NumWorkers, UseShortlist
 
 
 def evaluate(
@@ -41,6 +43,8 @@ def evaluate(
     beam_size: BeamSize = None,
     length_penalty: LengthPenalty = None,
     batch_tokens: BatchTokens = None,
+    shortlist: UseShortlist = False,
+    workers: NumWorkers = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
@@ -74,6 +78,8 @@ def evaluate(
             beam_size=beam_size,
             length_penalty=length_penalty,
             batch_tokens=batch_tokens,
+            shortlist=shortlist or None,
+            workers=workers,
         )
     refuse_impossible_beam(beam_size)
     for path in ref:
@@ -95,7 +101,10 @@ def evaluate(
             if len(lines) != len(sources):
                 raise unequal(src, sources, path, lines)
         from nmt.build.saved import load
+        from nmt.build.shortlist import shortlist_path
+        from nmt.cli.workers import share_cores, translate_lines
 
+        num_workers = share_cores(workers)
         translator = load(
             model,
             device=device,
@@ -103,8 +112,12 @@ def evaluate(
             beam_size=beam_size,
             length_penalty=length_penalty,
             batch_tokens=batch_tokens,
+            shortlist=shortlist_path(model) if shortlist else None,
         )
-        hypotheses = [translation.text for translation in translator.stream(sources)]
+        with closing(
+            translate_lines(translator, sources, window=WINDOW, workers=num_workers)
+        ) as translations:
+            hypotheses = [translation.text for translation in translations]
         if output is not None:
             with open_output(output) as out:
                 out.writelines(f"{hypothesis}\n" for hypothesis in hypotheses)

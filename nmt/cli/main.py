@@ -6,7 +6,17 @@ import typer
 from typer.core import TyperGroup
 
 import nmt
-from nmt.cli import attn_dump, check, evaluate, schema, score, tokenizer, train, translate
+from nmt.cli import (
+    attn_dump,
+    check,
+    evaluate,
+    schema,
+    score,
+    shortlist,
+    tokenizer,
+    train,
+    translate,
+)
 from nmt.cli.messages import error
 from nmt.errors import NMTError
 from nmt.text.lines import silence_stdout
@@ -48,6 +58,9 @@ app.command("attn-dump", short_help="Export what a model looks at, as data or pi
     attn_dump.attn_dump
 )
 app.command("score", short_help="Give the log-probability of given translations.")(score.score)
+app.command("shortlist", short_help="Make translation faster: learn which tokens can be needed.")(
+    shortlist.shortlist
+)
 app.command("check", short_help="Try out a config without training a model.")(check.check)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("schema", short_help="Print the JSON schema of the config.")(schema.schema)

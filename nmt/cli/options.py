@@ -14,7 +14,8 @@ ModelPath = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the forward pass.")
+    Literal["fp32", "bf16", "fp16", "int8"],
+    typer.Option(help="Number format of the products; int8 is for translating on the CPU."),
 ]
 BeamSize = Annotated[
     int | None,

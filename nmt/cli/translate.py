@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -22,6 +23,25 @@ from nmt.cli.options import (
 
 if TYPE_CHECKING:
     from nmt.translator import Translation
+
+WINDOW = 1024  # lines
+
+UseShortlist = Annotated[
+    bool,
+    typer.Option(
+        "--shortlist",
+        help="Let a sentence choose from the tokens that may translate its own, which is faster; "
+        "needs `nmt shortlist`.",
+    ),
+]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Most processes to translate with, of one thread each. [default: one per core, "
+        "if there is enough to do]",
+    ),
+]
 
 
 def translate(
@@ -45,11 +65,13 @@ def translate(
     buffer: Annotated[
         int,
         typer.Option(help="Lines read, sorted and translated together; 1 answers line by line."),
-    ] = 1024,
+    ] = WINDOW,
     format: Annotated[
         Literal["text", "jsonl"],
         typer.Option(help="text, or JSON objects with scores and token log-probabilities."),
     ] = "text",
+    shortlist: UseShortlist = False,
+    workers: NumWorkers = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
@@ -60,6 +82,8 @@ def translate(
     translated piece by piece and joined.
     """
     from nmt.build.saved import load
+    from nmt.build.shortlist import shortlist_path
+    from nmt.cli.workers import share_cores, translate_lines
     from nmt.errors import ConfigError
     from nmt.text.lines import decode_lines, open_input, open_output
 
@@ -69,6 +93,7 @@ def translate(
     if sys.stdin.isatty() and input == "-":
         buffer = 1
     invalid, split = InvalidLines(), []
+    num_workers = share_cores(workers)
     with open_input(input) as stream:
         translator = load(
             model,
@@ -80,10 +105,15 @@ def translate(
             min_length=min_length,
             max_length=max_length,
             batch_tokens=batch_tokens,
+            shortlist=shortlist_path(model) if shortlist else None,
         )
         lines = decode_lines(stream, input_name(input), invalid)
-        with open_output(output) as out:
-            translations = translator.stream(lines, window=buffer)
+        with (
+            open_output(output) as out,
+            closing(
+                translate_lines(translator, lines, window=buffer, workers=num_workers)
+            ) as translations,
+        ):
             for number, translation in enumerate(translations, 1):
                 for record in records(number, translation, n_best, format):
                     out.write(record + "\n")

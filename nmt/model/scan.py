@@ -124,14 +124,19 @@ class _Scan(torch.autograd.Function):
             ctx.dtypes = [None if x is None else x.dtype for x in flat]
             tape = _Tape(shape, _unflatten(shape, _lifted(flat)))
             outputs = tape.forward()
+        ctx.save_for_backward(*(x for x in flat if x is not None))
         ctx.tape = tape
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors  # raises if one of them has been changed since
+        tape, ctx.tape = ctx.tape, None  # what it keeps is used up
+        if tape is None:
+            raise RuntimeError("scan: a second backward pass would need a second forward pass")
         with torch.autocast(gradients[0].device.type, enabled=False):
-            found = _flatten(ctx.tape.backward(*_lifted(gradients)))
+            found = _flatten(tape.backward(*_lifted(gradients)))
         return None, *(
             x if x is None or dtype is None else x.to(dtype)
             for x, dtype in zip(found, ctx.dtypes, strict=True)
@@ -199,9 +204,9 @@ class _Tape:
             cell.start(memory)
         if self.x.feeding is None:
             self._forward_bahdanau()
-            return self.hidden[-1][1:], self.weights
+            return self.hidden[-1][1:], self.weights[:]
         self._forward_luong()
-        return self.attentional[1:], self.weights
+        return self.attentional[1:], self.weights[:]
 
     def _forward_bahdanau(self) -> None:
         for t in range(self.num_steps):

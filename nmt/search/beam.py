@@ -14,6 +14,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from nmt.search.topk import largest
+
 
 class SearchState(Protocol):
     """What a step function carries from one step to the next: K rows for each sentence."""
@@ -27,7 +29,7 @@ class SearchState(Protocol):
 
 State = TypeVar("State", bound=SearchState)
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
-"""(N,) last token ids, state -> (N, V) log-probabilities of the next token, next state."""
+"""(N,) last token ids, state -> (N, V) logits of the next token, next state."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Find the `n_best` best hypotheses of each sentence, best first.
 
-    At each step every live hypothesis is extended by every token. Of the 2K best extensions,
-    those among the first K that end in </s> are finished; the best K of the others live on.
+    At each step every live hypothesis is extended by every token; of equally probable extensions
+    that of the better hypothesis comes first, and then that with the lower token id. Of the 2K
+    best extensions, those among the first K that end in </s> are finished; the best K of the
+    others live on.
     A sentence is done when no live hypothesis, at its best possible final score
     `log_prob / length_penalty(max_length)`, can still enter its n best; a beam of one (greedy
     search) is done when its hypothesis has ended. Fewer than `n_best` come back only if the
@@ -85,6 +89,7 @@ def beam_search(
         forbidden_ids: tokens that are never produced.
     """
     num_sentences, device = len(max_lengths), max_lengths.device
+    num_candidates = 2 * beam_size if beam_size > 1 else 1  # a beam of one is done when it ends
     alive = torch.arange(num_sentences, device=device)  # (B,) the sentences still searched
     live = torch.zeros(num_sentences, 1, device=device)  # (B, K) log-probs of live hypotheses
     last = torch.full((num_sentences,), bos_id, device=device)  # (N,)
@@ -95,19 +100,20 @@ def beam_search(
 
     for length in range(1, longest_limit + 2):
         # 1. Score every extension of every live hypothesis by one token.
-        log_probs, state = step(last, state)  # (N, V)
-        log_probs = log_probs.float().index_fill(1, forbidden, -torch.inf)
+        logits, state = step(last, state)
+        log_probs = logits.float().log_softmax(-1).index_fill_(1, forbidden, -torch.inf)  # (N, V)
         if length <= min_length:
             log_probs[:, eos_id] = -torch.inf
         if length > shortest_limit:
             at_limit = (max_lengths[alive] < length).repeat_interleave(live.size(1))  # (N,)
             log_probs[at_limit] = only(eos_id, log_probs[at_limit])
         vocab_size = log_probs.size(1)
-        extended = (live.view(-1, 1) + log_probs).view(len(alive), -1)  # (B, K * V)
+        extended = log_probs.add_(live.view(-1, 1)).view(len(alive), -1)  # (B, K * V)
 
         # 2. Take the best 2K: at most K of them end in </s>, so that K can go on.
-        top, indices = extended.topk(min(2 * beam_size, extended.size(1)))  # (B, 2K)
-        parents, token_ids = indices // vocab_size, indices % vocab_size
+        top, indices = largest(extended, min(num_candidates, extended.size(1)))  # (B, 2K)
+        parents = indices // vocab_size
+        token_ids = indices - parents * vocab_size
         ended = token_ids == eos_id
 
         # 3. Those that ended within the best K are finished.
@@ -121,9 +127,9 @@ def beam_search(
 
         # 4. The best K of the others live on.
         candidates = top.masked_fill(ended, -torch.inf)
-        live, survivors = candidates.topk(min(beam_size, candidates.size(1)))  # (B, K)
+        live, survivors = largest(candidates, min(beam_size, candidates.size(1)))  # (B, K)
         parents, token_ids = parents.gather(1, survivors), token_ids.gather(1, survivors)
-        trace.append(Extensions.spread(num_sentences, alive, parents, token_ids, live))
+        trace.append(Extensions(alive, parents, token_ids, live))
         old_beam_size = len(last) // len(alive)
         first_rows = torch.arange(len(alive), device=device).unsqueeze(1) * old_beam_size
         last, state = token_ids.flatten(), state.select((first_rows + parents).flatten())
@@ -153,24 +159,22 @@ def only(token_id: int, log_probs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Extensions:
-    """What one step appended to each live hypothesis, (B, K) each, for all sentences."""
+    """What one step appended to each live hypothesis, (B, K) each."""
 
+    alive: Tensor
+    """(B,) the sentences still searched."""
     parents: Tensor
     """Which hypothesis of the step before is extended."""
     token_ids: Tensor
     log_probs: Tensor
     """Of the whole hypothesis so far."""
 
-    @classmethod
-    def spread(
-        cls, num_sentences: int, alive: Tensor, parents: Tensor, token_ids: Tensor, live: Tensor
-    ) -> Self:
-        """Put the rows of the sentences that are still alive back to their places."""
-
-        def place(values: Tensor) -> Tensor:
-            return values.new_zeros(num_sentences, values.size(1)).index_copy_(0, alive, values)
-
-        return cls(place(parents), place(token_ids), place(live))
+    def to_lists(self) -> dict[int, tuple[list[int], list[int], list[float]]]:
+        """Of each sentence the K parents, token ids and log-probabilities."""
+        values = zip(
+            self.parents.tolist(), self.token_ids.tolist(), self.log_probs.tolist(), strict=True
+        )
+        return dict(zip(self.alive.tolist(), values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class Finished:
     ) -> "Finished":
         """Take in the candidates of one step, -inf where a candidate has not ended."""
         scores = torch.cat([self.scores[alive], log_probs / length_penalty(length, alpha)], 1)
-        best_scores, best = scores.topk(self.scores.size(1))  # (B, n)
+        best_scores, best = largest(scores, self.scores.size(1))  # (B, n)
 
         def merge(old: Tensor, new: Tensor) -> Tensor:
             return old.index_copy(0, alive, torch.cat([old[alive], new], 1).gather(1, best))
@@ -211,7 +215,7 @@ class Finished:
 
     def hypotheses(self, trace: list[Extensions], eos_id: int) -> list[list[Hypothesis]]:
         """Follow the parents back to <s>."""
-        steps = [(e.parents.tolist(), e.token_ids.tolist(), e.log_probs.tolist()) for e in trace]
+        steps = [extensions.to_lists() for extensions in trace]
         found = zip(
             self.scores.tolist(),
             self.log_probs.tolist(),
@@ -226,10 +230,11 @@ class Finished:
                 if score == -math.inf:
                     continue
                 token_ids, sums = [eos_id], [log_prob]
-                for parents, ids, log_probs in reversed(steps[: length - 1]):
-                    token_ids.append(ids[sentence][k])
-                    sums.append(log_probs[sentence][k])
-                    k = parents[sentence][k]
+                for step in reversed(steps[: length - 1]):
+                    parents, ids, log_probs = step[sentence]
+                    token_ids.append(ids[k])
+                    sums.append(log_probs[k])
+                    k = parents[k]
                 sums.append(0.0)
                 token_log_probs = [a - b for a, b in itertools.pairwise(sums)]
                 result[-1].append(

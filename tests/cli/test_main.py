@@ -20,6 +20,7 @@ COMMANDS = {
     ("eval",): ["--model", "--src", "--ref", "--hyp", "--json", "--tokenize"],
     ("attn-dump",): ["--src", "--tgt", "--level", "--jsonl", "--npz", "--pharaoh", "--html"],
     ("score",): ["--model", "--src", "--tgt", "--format"],
+    ("shortlist",): ["--per-token", "--frequent", "--max-pairs"],
     ("check",): ["--config", "--set"],
     ("schema",): [],
     ("tokenizer",): ["train", "encode", "decode"],

@@ -332,5 +332,35 @@ def test_sums_are_fp32_whatever_the_step_returns(dtype):
     found = search(range(4), model=Model(8, dtype), beam_size=3, n_best=3)
     for sentence, hypotheses in enumerate(found):
         for h in hypotheses:
-            stepwise = torch.tensor(log_probs_of(sentence, h.token_ids, 8)).to(dtype).float()
-            assert h.token_log_probs == pytest.approx(stepwise.tolist(), abs=1e-6)
+            expected = [
+                next_log_probs(sentence, tuple(h.token_ids[:i]), 8)
+                .to(dtype)
+                .float()
+                .log_softmax(-1)[token]
+                for i, token in enumerate(h.token_ids)
+            ]
+            assert h.token_log_probs == pytest.approx(torch.stack(expected).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_logits_are_normalised(beam_size):
+    def step(token_ids, state):
+        log_probs, state = model(token_ids, state)
+        return log_probs + torch.arange(len(token_ids)).unsqueeze(1) - 7, state
+
+    model = Model(8)
+    options = {"beam_size": beam_size, "n_best": beam_size, "alpha": 1.0}
+    found, expected = (search(range(10), model=m, **options) for m in (step, Model(8)))
+    assert ids_of(found) == ids_of(expected)
+    for hypotheses, true_hypotheses in zip(found, expected, strict=True):
+        for h, true in zip(hypotheses, true_hypotheses, strict=True):
+            assert h.token_log_probs == pytest.approx(true.token_log_probs, abs=1e-5)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_of_equal_tokens_the_first_is_taken(beam_size):
+    def step(token_ids, state):
+        return torch.zeros(len(token_ids), 8), state
+
+    found = search([0, 1], model=step, beam_size=beam_size, max_length=2, min_length=2)
+    assert ids_of(found) == [[(2, 2, EOS)]] * 2

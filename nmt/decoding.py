@@ -1,0 +1,213 @@
+"""Token ids → token ids: the model and the search together."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nmt.data.batches import Batch, make_batch
+from nmt.errors import ConfigError
+from nmt.model.decoder import DecoderState
+from nmt.model.folded import FoldedDecoder, fold, type_beside_int8
+from nmt.model.restricted import RestrictedDecoder
+from nmt.model.seq2seq import Seq2Seq
+from nmt.search.beam import Hypothesis, State, Step, beam_search
+from nmt.text.tokenizer import BOS_ID, EOS_ID, PAD_ID
+
+EXTRA_LENGTH = 10  # tokens that a translation may have beyond max_length_ratio × source tokens
+
+SAMPLE_SIZE = 4096  # weights of a matrix that are looked at to see whether it has changed
+
+Shortlist = Callable[[Sequence[int]], np.ndarray]
+"""Source token ids, without </s> → sorted target token ids that may be used, specials included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How to search. What a config can say has no default here: its schema has them.
+
+    Raises:
+        ConfigError: if the options contradict each other.
+    """
+
+    beam_size: int
+    n_best: int = 1
+    length_penalty: float
+    """Exponent of the length penalty; 0 is none."""
+    min_length: int
+    """Fewest tokens of a translation."""
+    max_length_ratio: float
+    """Most target tokens per source token, `EXTRA_LENGTH` more being allowed."""
+    max_length: int | None = None
+    """Most tokens of a translation, whatever the length of the source."""
+    batch_tokens: int
+    """Source positions that are decoded together, padding included."""
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise ConfigError(f"beam size: must be at least 1, but is {self.beam_size}")
+        if not 1 <= self.n_best <= self.beam_size:
+            raise ConfigError(
+                f"n-best: must be between 1 and the beam size {self.beam_size}, but is "
+                f"{self.n_best}; raise the beam size"
+            )
+        if not 0 <= self.length_penalty < math.inf:
+            raise ConfigError(
+                f"length penalty: must be a number of at least 0, but is {self.length_penalty}"
+            )
+        if self.min_length < 0:
+            raise ConfigError(f"min length: must be at least 0, but is {self.min_length}")
+        if self.max_length is not None and self.max_length < max(self.min_length, 1):
+            raise ConfigError(
+                f"max length: must be at least the min length {max(self.min_length, 1)}, "
+                f"but is {self.max_length}"
+            )
+        if self.batch_tokens < 1:
+            raise ConfigError(f"batch tokens: must be at least 1, but is {self.batch_tokens}")
+
+    def max_lengths(self, src_lengths: np.ndarray) -> np.ndarray:
+        """Most target tokens for sources of the given numbers of tokens, without `</s>`."""
+        longest = np.ceil(self.max_length_ratio * src_lengths) + EXTRA_LENGTH
+        if self.max_length is not None:
+            longest = np.minimum(longest, self.max_length)
+        return np.maximum(longest, max(self.min_length, 1)).astype(np.int64)
+
+
+class Searcher:
+    """Finds the best hypotheses of sources.
+
+    Args:
+        precision: type of the matrix products, a float type or int8; None is that of the weights.
+        shortlist: of each source the target tokens that may be used; None is all.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        device: torch.device,
+        precision: torch.dtype | None = None,
+        shortlist: Shortlist | None = None,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.precision = precision
+        self.int8 = precision == torch.int8
+        self.shortlist = shortlist
+        self._folded: tuple[Tensor, FoldedDecoder] | None = None
+
+    def __call__(self, sources: list[list[int]], options: SearchOptions) -> list[list[Hypothesis]]:
+        """The best hypotheses for sources of token ids, each at least one token long."""
+        decoder = self.prepare()
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        lengths = np.array([len(token_ids) + 1 for token_ids in sources])
+        for indices in plan(lengths, options.batch_tokens):
+            empty = np.zeros(0, np.int64)
+            batch = make_batch(
+                [np.array(sources[i]) for i in indices], [empty for _ in indices]
+            ).to(self.device)
+            max_lengths = torch.from_numpy(options.max_lengths(lengths[indices] - 1))
+            results = self._search(
+                batch, decoder, max_lengths.to(self.device), options, [sources[i] for i in indices]
+            )
+            for i, hypotheses in zip(indices, results, strict=True):
+                found[i] = hypotheses
+        return found
+
+    @torch.no_grad()
+    def _search(
+        self,
+        batch: Batch,
+        decoder: FoldedDecoder,
+        max_lengths: Tensor,
+        options: SearchOptions,
+        sources: Sequence[Sequence[int]],
+    ) -> list[list[Hypothesis]]:
+        with autocast(self.device, type_beside_int8() if self.int8 else self.precision):
+            encoded = self.model.encoder(batch.src, batch.src_mask)
+        if self.shortlist is None:
+
+            def step(token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+                logits, _, state = decoder.step(token_ids, state)
+                return logits, state
+
+            start = decoder.start(encoded)
+            return _beam_search(step, start, max_lengths, options, PAD_ID, BOS_ID, EOS_ID)
+        allowed = [torch.tensor(self.shortlist(src), dtype=torch.long) for src in sources]
+        allowed = [token_ids.to(self.device) for token_ids in allowed]
+        restricted = RestrictedDecoder(decoder, allowed)
+        special_ids = torch.tensor([PAD_ID, BOS_ID, EOS_ID], device=self.device)
+        pad, bos, eos = restricted.places(special_ids).tolist()
+        found = _beam_search(
+            restricted.step, restricted.start(encoded), max_lengths, options, pad, bos, eos
+        )
+        token_ids = restricted.token_ids.tolist()
+        return [
+            [replace(h, token_ids=[token_ids[place] for place in h.token_ids]) for h in hypotheses]
+            for hypotheses in found
+        ]
+
+    def prepare(self) -> FoldedDecoder:
+        """The decoder rewritten for search, made anew only if its weights have changed.
+
+        Call it before processes are forked that shall share it.
+        """
+        weights = _fingerprint(self.model.decoder)
+        if self._folded is None or not torch.equal(self._folded[0], weights):
+            self._folded = weights, fold(self.model.decoder, self.precision)
+        return self._folded[1]
+
+
+def _fingerprint(decoder: nn.Module) -> Tensor:
+    """Numbers that change when the weights do: their versions, all biases, and a sample.
+
+    Fused optimizers do not raise the version, but they move every weight.
+    """
+    numbers = []
+    for parameter in decoder.parameters():
+        step = 1 if parameter.dim() == 1 else max(1, parameter.numel() // SAMPLE_SIZE)
+        numbers.append(parameter.detach().flatten()[::step])
+    versions = [float(parameter._version) for parameter in decoder.parameters()]
+    return torch.cat([*numbers, numbers[0].new_tensor(versions)])
+
+
+def plan(lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
+    """Batches of indices, longest first, each at most `batch_tokens` positions in all."""
+    order = np.argsort(-lengths, kind="stable").tolist()
+    while order:
+        size = max(1, batch_tokens // int(lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[None]:
+    """Where the model computes in a precision; None is that of its weights."""
+    if precision is None or precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)
+
+
+def _beam_search(
+    step: Step[State],
+    start: State,
+    max_lengths: Tensor,
+    options: SearchOptions,
+    pad_id: int,
+    bos_id: int,
+    eos_id: int,
+) -> list[list[Hypothesis]]:
+    return beam_search(
+        step,
+        start,
+        beam_size=options.beam_size,
+        n_best=options.n_best,
+        max_lengths=max_lengths,
+        min_length=options.min_length,
+        alpha=options.length_penalty,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        forbidden_ids=(pad_id, bos_id),
+    )

@@ -1,0 +1,136 @@
+"""This toolkit's side of `compare_joeynmt.py`, which starts it.
+
+Training is that of `nmt train`, with hooks that count instead of validating and saving. Decoding
+is `Translator.search` on a model that `nmt.load` has read.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare_joeynmt_child import Meter, open_channel, restrict_to
+
+import nmt
+from nmt.build.data import build_batches, load_tokenizers
+from nmt.build.model import build_model
+from nmt.build.saved import load
+from nmt.build.training import build_device, build_trainer
+from nmt.config import Config, load_config
+from nmt.data.batches import Batches
+from nmt.data.store import TokenStore
+from nmt.text.lines import read_lines
+from nmt.training.checkpoint import write_checkpoint
+from nmt.training.trainer import StepReport
+from nmt.translator import Translator
+
+
+class Hooks:
+    """Ticks the meter after every update; there is nothing to validate or save."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_step(self, report: StepReport) -> None:
+        """Count the step."""
+        self.meter.tick(report.tokens)
+
+    def validate(self, step: int) -> float | None:
+        """Nothing to measure."""
+        return 0.0
+
+    def save(self, step: int, is_best: bool) -> None:
+        """Nothing to write."""
+
+    def should_stop(self) -> bool:
+        """The meter ends the process."""
+        return False
+
+
+class Search:
+    """Beam search of the same length for every sentence, a batch of sentences at a time."""
+
+    def __init__(self, translator: Translator, job: dict[str, Any]) -> None:
+        sentences = list(islice(read_lines(job["valid"]), job["batch"] * job["decode_batches"]))
+        token_ids = translator.src_tokenizer.encode(sentences)
+        size = job["batch"]
+        self.batches = [token_ids[i : i + size] for i in range(0, len(token_ids), size)]
+        self.translator = translator
+        self.options = replace(
+            translator.options,
+            beam_size=job["beam"],
+            min_length=job["length"],
+            max_length=job["length"],
+            length_penalty=1.0,
+            batch_tokens=size * (1 + max(map(len, token_ids))),
+        )
+
+    def __call__(self) -> int:
+        """Translate all batches and count the tokens, without `</s>`."""
+        total = 0
+        for batch in self.batches:
+            found = self.translator.search(batch, self.options)
+            total += sum(len(hypotheses[0].token_ids) - 1 for hypotheses in found)
+        return total
+
+
+def padding_share(batches: Batches, num_batches: int = 50) -> float:
+    """How much of the target positions is padding, in the first batches of an epoch."""
+    real = positions = 0
+    for batch in islice(batches.epoch(0), num_batches):
+        real += batch.num_tokens
+        positions += batch.tgt_output.numel()
+    return 1 - real / positions
+
+
+def prepare(config: Config) -> None:
+    """Write a checkpoint with first weights, which every precision decodes with."""
+    run = Path(config.run_dir)
+    tokenizers = load_tokenizers(config, run / "tokenizer")
+    torch.manual_seed(config.seed)
+    model = build_model(config, len(tokenizers.src), len(tokenizers.tgt))
+    about = {"tokenizers": tokenizers.hashes}
+    write_checkpoint(run, 0, dict(model.named_parameters()), {}, about)
+
+
+def main(job: dict[str, Any]) -> None:
+    """Obey the parent until it hangs up."""
+    answers = open_channel()
+    restrict_to(job["threads"])
+    torch.set_num_threads(job["threads"])
+    precision, run = job["precision"], Path(job["run_dir"])
+    config = load_config(str(run / "config.yaml"))
+    if not (run / "checkpoints").exists():
+        prepare(config)
+    device = build_device("cpu")
+    translator = load(run, device="cpu", precision=precision)
+    tokenizers = load_tokenizers(config, run / "tokenizer")
+    torch.manual_seed(config.seed)
+    model = build_model(config, len(tokenizers.src), len(tokenizers.tgt)).to(device)
+    about: dict[str, Any] = {
+        "versions": {"nmt": nmt.__version__, "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    meter = Meter(
+        Search(translator, job),
+        about,
+        warm_up=job["warm_up"],
+        commands=sys.stdin,
+        answers=answers,
+    )
+    if not job["trains"]:
+        meter.introduce()
+        return
+    config = load_config(str(run / "config.yaml"), [f"training.precision={precision}"])
+    batches = build_batches(config, TokenStore(run / "data" / "train"), tokenizers)
+    about["padding"] = padding_share(batches)
+    trainer = build_trainer(config, model, batches, device)
+    trainer.train(config.training.max_steps, Hooks(meter))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,184 @@
+"""Search with the rewritten decoder finds what search with the model itself finds."""
+
+import numpy as np
+import pytest
+import torch
+
+from nmt.build.model import build_model
+from nmt.config import Config
+from nmt.decoding import Searcher, SearchOptions
+from nmt.search.beam import beam_search
+
+VOCAB = 90
+FILES = {"src": "none", "tgt": "none"}
+SOURCES = [[5, 9, 4], [7], [8, 8, 20, 31, 6, 4, 5], [11, 40], [9, 5, 4, 30]]
+CPU = torch.device("cpu")
+KINDS = [
+    ("gru", "bahdanau", "additive", 1),
+    ("lstm", "bahdanau", "concat", 2),
+    ("gru", "luong", "general", 2),
+    ("lstm", "luong", "dot", 1),
+    ("gru", "luong with feeding", "scaled_dot", 1),
+    ("gru", "bahdanau", "none", 1),
+]
+
+
+def make_model(cell="gru", order="bahdanau", score="additive", num_layers=1):
+    """A random model, sure enough of itself that rounding decides nothing."""
+    decoder = {"order": order.split()[0], "hidden_dim": 12, "num_layers": num_layers}
+    decoder["input_feeding"] = order.endswith("feeding")
+    values = {
+        "run_dir": "none",
+        "src_lang": "xx",
+        "tgt_lang": "yy",
+        "data": {"train": FILES, "valid": FILES},
+        "model": {
+            "cell": cell,
+            "embed_dim": 10,
+            "encoder": {"hidden_dim": 9},
+            "decoder": decoder,
+            "attention": {"score": score, "key_dim": 7},
+        },
+    }
+    torch.manual_seed(1)
+    model = build_model(Config.model_validate(values), VOCAB, VOCAB).eval()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter *= 2
+        model.decoder.output_layer.weight *= 3
+    return model
+
+
+def options(**values):
+    common = {
+        "beam_size": 5,
+        "length_penalty": 1.0,
+        "min_length": 1,
+        "max_length_ratio": 2.0,
+        "batch_tokens": 4096,
+    }
+    return SearchOptions(**{**common, **values})
+
+
+def ids_of(found):
+    return [[h.token_ids for h in hypotheses] for hypotheses in found]
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    assert ids_of(found) == ids_of(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=tolerance)
+
+
+def search_with_the_model_itself(model, source, wanted):
+    """Search one sentence with `Decoder.step`."""
+    src = torch.tensor([[*source, 3]])
+
+    def step(token_ids, state):
+        logits, _, state = model.decoder.step(token_ids, state)
+        return logits, state
+
+    with torch.no_grad():
+        [found] = beam_search(
+            step,
+            model.encode(src, torch.ones_like(src).bool()),
+            beam_size=wanted.beam_size,
+            n_best=wanted.n_best,
+            max_lengths=torch.from_numpy(wanted.max_lengths(np.array([len(source)]))),
+            min_length=wanted.min_length,
+            alpha=wanted.length_penalty,
+            bos_id=2,
+            eos_id=3,
+            forbidden_ids=(0, 2),
+        )
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("beam_size", "n_best"), [(1, 1), (2, 1), (5, 5)])
+def test_it_finds_what_the_model_itself_finds(kind, beam_size, n_best):
+    model, wanted = make_model(*kind).double(), options(beam_size=beam_size, n_best=n_best)
+    expected = [search_with_the_model_itself(model, source, wanted) for source in SOURCES]
+    assert_same(Searcher(model, CPU)(SOURCES, wanted), expected)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.int8])
+def test_a_batch_is_its_sentences(precision):
+    searcher = Searcher(make_model(), CPU, precision)
+    together = searcher(SOURCES, options(n_best=3))
+    alone = [found for source in SOURCES for found in searcher([source], options(n_best=3))]
+    if precision is None:
+        assert_same(together, alone)
+    else:  # the encoder is bf16, whose sums depend a little on the shape of the batch
+        for one, other in zip(together, alone, strict=True):
+            assert one[0].score == pytest.approx(other[0].score, abs=0.2)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("order", ["bahdanau", "luong with feeding"])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_lower_precision_finds_nearly_the_same(cell, order, precision):
+    model = make_model(cell, order)
+    exact = Searcher(model, CPU)(SOURCES, options())
+    found = Searcher(model, CPU, precision)(SOURCES, options())
+    for one, other in zip(found, exact, strict=True):
+        assert one[0].score == pytest.approx(other[0].score, abs=0.6)  # of about -10
+    assert [h[0].score for h in found] != [h[0].score for h in exact]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_that_have_changed_are_seen(fused):
+    model = make_model()
+    searcher = Searcher(model, CPU)
+    searcher(SOURCES, options())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.2, fused=fused)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert_same(searcher(SOURCES, options()), Searcher(model, CPU)(SOURCES, options()))
+    with torch.no_grad():
+        model.decoder.output_layer.bias.copy_(torch.linspace(0, 5, VOCAB))
+    assert_same(searcher(SOURCES, options()), Searcher(model, CPU)(SOURCES, options()))
+
+
+def test_the_decoder_is_rewritten_once():
+    searcher = Searcher(make_model(), CPU)
+    first = searcher.prepare()
+    searcher(SOURCES, options())
+    assert searcher.prepare() is first
+
+
+def words_of(source):
+    """Some target words for each source: specials, and what its tokens hint at."""
+    hints = [i for token in source for i in (token, token + 20, token * 7 % VOCAB)]
+    return np.unique(np.array([0, 1, 2, 3, *hints])).astype(np.int32)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.int8])
+def test_a_shortlist_of_all_words_changes_nothing(precision):
+    model = make_model()
+    searcher = Searcher(model, CPU, precision, shortlist=lambda _: np.arange(VOCAB))
+    expected = Searcher(model, CPU, precision)(SOURCES, options(n_best=3))
+    assert_same(searcher(SOURCES, options(n_best=3)), expected)
+
+
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_a_shortlist_is_of_each_sentence_alone(beam_size):
+    searcher = Searcher(make_model(), CPU, shortlist=words_of)
+    wanted = options(beam_size=beam_size, n_best=beam_size)
+    together = searcher(SOURCES, wanted)
+    assert_same(together, [h for source in SOURCES for h in searcher([source], wanted)])
+    for source, hypotheses in zip(SOURCES, together, strict=True):
+        used = {i for h in hypotheses for i in h.token_ids}
+        assert used <= set(words_of(source).tolist()) - {0, 2}
+
+
+def test_what_a_shortlist_leaves_out_has_no_probability():
+    model = make_model()
+    found = Searcher(model, CPU, shortlist=words_of)(SOURCES, options())
+    forbid = [set(range(VOCAB)) - set(words_of(source).tolist()) for source in SOURCES]
+    for source, ids, [best] in zip(SOURCES, forbid, found, strict=True):
+        cut = make_model()
+        with torch.no_grad():
+            cut.decoder.output_layer.bias[sorted(ids)] = -torch.inf
+        assert_same([[best]], Searcher(cut, CPU)([source], options()))
