@@ -10,6 +10,7 @@ import torch
 from nmt.build.saved import load
 from nmt.build.training import build_device
 from nmt.errors import ConfigError
+from nmt.model.rnn import recurrent_layer, run_padded
 from nmt.training.checkpoint import pointed, read_training_state, read_weights
 
 pytestmark = [
@@ -122,3 +123,24 @@ def test_scores_and_attention_are_those_of_the_cpu(tiny):
 def test_a_device_beyond_the_last_is_refused():
     with pytest.raises(ConfigError, match=r"cuda:99 was asked for, but there are only \d+ CUDA"):
         build_device("cuda:99")
+
+
+def test_fp32_is_not_rounded_to_tf32():
+    layer = torch.nn.GRU(512, 512).to(build_device("cuda"))
+    inputs = torch.randn(20, 64, 512, device="cuda")
+    twin = torch.nn.GRU(512, 512).cuda().double()
+    twin.load_state_dict({name: weight.double() for name, weight in layer.state_dict().items()})
+    exact, _ = twin(inputs.double())
+    outputs, _ = layer(inputs)
+    assert float((outputs - exact).norm() / exact.norm()) < 1e-5
+
+
+def test_bf16_encodes_in_bf16_and_not_in_fp16():
+    """Torch would run recurrent layers in fp16, where small gradients vanish."""
+    layer = recurrent_layer("gru", 64, 64).to("cuda")
+    inputs = torch.randn(5, 8, 64, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs, (final,) = run_padded(layer, inputs, torch.ones(5, 8, dtype=bool, device="cuda"))
+    assert outputs.dtype == final.dtype == torch.bfloat16
+    (1e-9 * outputs.float().sum()).backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())

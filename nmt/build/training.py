@@ -20,6 +20,7 @@ def build_device(name: str) -> torch.device:
     Raises:
         ConfigError: if it is not there. There is no silent fall back to the CPU.
     """
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32: cuDNN would round to 10 bits of it
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":

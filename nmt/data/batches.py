@@ -134,9 +134,9 @@ def make_batch(
     src: list[np.ndarray], tgt: list[np.ndarray], lines: list[int] | None = None
 ) -> Batch:
     """Pad sentences of token ids (without special tokens) into a batch."""
-    src_ids, src_mask = pad([np.append(ids, EOS_ID) for ids in src])
-    tgt_output, tgt_mask = pad([np.append(ids, EOS_ID) for ids in tgt])
-    tgt_input, _ = pad([np.insert(ids, 0, BOS_ID) for ids in tgt])
+    src_ids, src_mask = pad(src, EOS_ID)
+    tgt_output, tgt_mask = pad(tgt, EOS_ID)
+    tgt_input, _ = pad(tgt, BOS_ID, before=True)
     return Batch(
         src_ids,
         src_mask,
@@ -148,10 +148,19 @@ def make_batch(
     )
 
 
-def pad(sentences: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Put sentences under each other: (B, longest) ids, and True where they are real."""
+def pad(
+    sentences: list[np.ndarray], special: int, *, before: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Put sentences under each other, each with a special token after it, or before it.
+
+    Returns:
+        ids: (B, longest + 1).
+        mask: (B, longest + 1) bool, True where they are real.
+    """
     lengths = np.array([len(ids) for ids in sentences])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, PAD_ID, np.int64)
-    ids[mask] = np.concatenate(sentences)
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+    columns = np.arange(lengths.max() + 1)
+    ids = np.full((len(sentences), len(columns)), PAD_ID, np.int64)
+    room = ids[:, 1:] if before else ids[:, :-1]
+    room[columns[:-1] < lengths[:, None]] = np.concatenate(sentences)
+    ids[np.arange(len(sentences)), 0 if before else lengths] = special
+    return torch.from_numpy(ids), torch.from_numpy(columns <= lengths[:, None])

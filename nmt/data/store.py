@@ -65,7 +65,8 @@ class TokenStore:
             self._offsets: dict[str, np.ndarray] = {}
             for name in [*SIDES, *(f"{side}_text" for side in SIDES if meta["with_text"])]:
                 dtype = np.uint8 if name.endswith("_text") else np.dtype(meta["dtype"][name])
-                self._flat[name] = np.memmap(folder / f"{name}.bin", dtype, "r")
+                # A plain array over the map: slices of a memmap object cost ten times as much.
+                self._flat[name] = np.asarray(np.memmap(folder / f"{name}.bin", dtype, "r"))
                 self._offsets[name] = np.fromfile(folder / f"{name}.offsets.bin", np.int64)
                 if self._offsets[name][-1] != len(self._flat[name]):
                     raise ValueError(name)

@@ -5,7 +5,8 @@ fastest that torch has; the same weights also move by one position at a time.
 """
 
 import warnings
-from typing import Literal, NamedTuple, cast
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,7 @@ def advance(layer: nn.Module, inputs: Tensor, state: CellState) -> CellState:
 
 def run(layer: nn.Module, inputs: Tensor, state: CellState) -> Tensor:
     """Read (T, N, input) from the first position to the last: the hidden states, (T, N, H)."""
-    start = tuple(tensor.unsqueeze(0).to(inputs.dtype) for tensor in state)
-    outputs, _ = layer(inputs, start if isinstance(layer, nn.LSTM) else start[0])
+    outputs, *_ = _kernel(layer, weights_of(layer), inputs, state)
     return outputs
 
 
@@ -64,7 +64,9 @@ def run_padded(layer: nn.Module, inputs: Tensor, mask: Tensor) -> tuple[Tensor, 
 
     A recurrence does not look ahead, so padding at the end changes no state before it, and there
     is no need to pack sequences, which is slow and waits for the device. The hidden state after
-    the last token is picked from the outputs.
+    the last token is picked from the outputs. Of memory cells torch gives those of the last
+    position only: so the input of an LSTM also says where padding is, and there shuts the input
+    gate and opens the forget gate; the cell is carried on unchanged.
 
     Args:
         inputs: (S, B, input).
@@ -74,36 +76,53 @@ def run_padded(layer: nn.Module, inputs: Tensor, mask: Tensor) -> tuple[Tensor, 
         outputs: (S, B, H); without meaning at padding.
         final: state after the last real token, each tensor (B, H).
     """
-    if isinstance(layer, nn.LSTM):
-        outputs, *cell = _run_lstm_until_padding(layer, inputs, mask)
-    else:
-        (outputs, _), cell = layer(inputs), []
-    last = (mask.sum(0) - 1).view(1, -1, 1).expand(1, -1, outputs.size(2))
-    return outputs, (outputs.gather(0, last).squeeze(0), *cell)
+    weights = weights_of(layer)
+    start = inputs.new_zeros(inputs.size(1), weights.of_state.size(1))
+    if not isinstance(layer, nn.LSTM):
+        outputs, _ = _kernel(layer, weights, inputs, (start,))
+        return outputs, (_last(outputs, mask),)
+    marks = weights.of_input.new_zeros(4, start.size(1), MARKS)  # gates are i, f, g, o
+    marks[0, :, 0], marks[1, :, 0] = -SHUT, SHUT
+    marking = weights._replace(of_input=torch.cat([weights.of_input, marks.flatten(0, 1)], 1))
+    padding = (~mask).unsqueeze(2).to(inputs.dtype).expand(-1, -1, MARKS)
+    marked = torch.cat([inputs, padding], 2)
+    outputs, _, cell = _kernel(layer, marking, marked, (start, start))
+    return outputs, (_last(outputs, mask), cell)
 
 
 MARKS = 8  # one column marks padding; eight keep the rows of the matrix aligned
 SHUT = 1e4  # sigmoid of it is exactly 1, and of its negative exactly 0, in every precision
 
 
-def _run_lstm_until_padding(layer: nn.LSTM, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs, and the (B, H) memory cell after the last real token.
+def _last(outputs: Tensor, mask: Tensor) -> Tensor:
+    """The (B, H) outputs at the last real tokens."""
+    positions = (mask.sum(0) - 1).view(1, -1, 1).expand(1, -1, outputs.size(2))
+    return outputs.gather(0, positions).squeeze(0)
 
-    Torch gives the cells of the last position only. So the input says where padding is, and at
-    padding shuts the input gate and opens the forget gate: the cell is carried on unchanged.
+
+def _kernel(
+    layer: nn.Module, weights: Weights, inputs: Tensor, state: CellState
+) -> tuple[Tensor, ...]:
+    """Torch's kernel over a sequence: (T, N, H) outputs, then the (N, H) tensors of the last state.
+
+    On CUDA, torch's autocast would run recurrent layers in fp16 even where bf16 was asked for, and
+    small gradients would vanish. So all is cast here.
     """
-    padding = (~mask).unsqueeze(2).to(inputs.dtype).expand(-1, -1, MARKS)
-    weights, size = weights_of(layer), layer.hidden_size
-    marks = weights.of_input.new_zeros(4, size, MARKS)  # gates are i, f, g, o
-    marks[0, :, 0], marks[1, :, 0] = -SHUT, SHUT
-    marked = torch.cat([weights.of_input, marks.view(4 * size, MARKS)], 1)
-    zeros = inputs.new_zeros(1, inputs.size(1), size)
-    with warnings.catch_warnings():
+    kernel: Any = torch.lstm if isinstance(layer, nn.LSTM) else torch.gru
+    operands = [inputs, *weights, *(tensor.unsqueeze(0).to(inputs.dtype) for tensor in state)]
+    cast = inputs.is_cuda and torch.is_autocast_enabled("cuda")
+    if cast:
+        operands = [tensor.to(torch.get_autocast_dtype("cuda")) for tensor in operands]
+    sequence, parameters, start = operands[0], operands[1:5], operands[5:]
+    with (
+        torch.autocast("cuda", enabled=False) if cast else nullcontext(),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-        outputs, _, cells = torch.lstm(
-            torch.cat([inputs, padding], 2),
-            (zeros, zeros),
-            weights._replace(of_input=marked),
+        outputs, *final = kernel(
+            sequence,
+            start if len(start) > 1 else start[0],
+            parameters,
             True,  # with biases
             1,  # layer
             0.0,  # dropout
@@ -111,7 +130,7 @@ def _run_lstm_until_padding(layer: nn.LSTM, inputs: Tensor, mask: Tensor) -> tup
             False,  # bidirectional
             False,  # batch first
         )
-    return outputs, cells.squeeze(0)
+    return outputs, *(tensor.squeeze(0) for tensor in final)
 
 
 class RecurrentStack(nn.Module):

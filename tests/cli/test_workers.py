@@ -26,6 +26,7 @@ class Echo:
 
     device = torch.device("cpu")
     src_tokenizer = SimpleNamespace(encode=lambda sentences: [list(s) for s in sentences])
+    searcher = SimpleNamespace(prepare=lambda: None)
 
     def translate(self, sentences):
         if "fail" in sentences:

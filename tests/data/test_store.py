@@ -16,7 +16,7 @@ TEXTS = [("4 5 6", "7"), ("8", "9 10"), ("11 12", "13 14 15"), ("99", "98"), ("1
 
 
 def test_what_was_stored_comes_out(build):
-    for store in (build(TEXTS), TokenStore(build(TEXTS)._flat["src"].filename.parent)):
+    for store in (build(TEXTS), TokenStore(build(TEXTS)._flat["src"].base.filename.parent)):
         assert len(store) == 5
         for side, texts in zip(("src", "tgt"), zip(*TEXTS, strict=True), strict=True):
             ids = [[int(token) for token in text.split()] for text in texts]
@@ -72,7 +72,7 @@ def test_text_is_kept_only_where_it_was_asked_for(build, tmp_path):
 
 def test_large_stores_stay_on_the_disk(build):
     store = build(TEXTS)
-    assert isinstance(store._flat["src"], np.memmap)
+    assert isinstance(store._flat["src"].base, np.memmap)
     assert not store.token_ids("src", 0).flags.writeable
 
 
