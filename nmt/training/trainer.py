@@ -13,6 +13,7 @@ from torch import nn
 from nmt.data.batches import Batch, Batches
 from nmt.errors import TrainingError
 from nmt.model.seq2seq import Seq2Seq
+from nmt.training.memory import keep_freed_memory
 from nmt.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -143,6 +144,8 @@ class Trainer:
             TrainingError: if the loss or a gradient is not finite; the weights are those of the
                 last good update.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model.train()
         progress, stream = self.progress, self._stream()
         if progress.validation_due and not self._validate(hooks):
