@@ -51,13 +51,14 @@ class Hooks:
 
 
 class Search:
-    """Beam search of the same length for every sentence, a batch of sentences at a time."""
+    """Beam search of the same length for every sentence, batched as `nmt translate` does.
+
+    It sorts what it has read by length; JoeyNMT takes the sentences in the order of the file.
+    """
 
     def __init__(self, translator: Translator, job: dict[str, Any]) -> None:
         sentences = list(islice(read_lines(job["valid"]), job["batch"] * job["decode_batches"]))
-        token_ids = translator.src_tokenizer.encode(sentences)
-        size = job["batch"]
-        self.batches = [token_ids[i : i + size] for i in range(0, len(token_ids), size)]
+        self.sources = translator.src_tokenizer.encode(sentences)
         self.translator = translator
         self.options = replace(
             translator.options,
@@ -65,16 +66,12 @@ class Search:
             min_length=job["length"],
             max_length=job["length"],
             length_penalty=1.0,
-            batch_tokens=size * (1 + max(map(len, token_ids))),
         )
 
     def __call__(self) -> int:
-        """Translate all batches and count the tokens, without `</s>`."""
-        total = 0
-        for batch in self.batches:
-            found = self.translator.search(batch, self.options)
-            total += sum(len(hypotheses[0].token_ids) - 1 for hypotheses in found)
-        return total
+        """Translate all sentences and count the tokens, without `</s>`."""
+        found = self.translator.search(self.sources, self.options)
+        return sum(len(hypotheses[0].token_ids) - 1 for hypotheses in found)
 
 
 def padding_share(batches: Batches, num_batches: int = 50) -> float:

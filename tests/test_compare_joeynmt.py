@@ -318,16 +318,15 @@ def job(prepared):
     }
 
 
-def test_our_search_is_forced_to_the_length_and_takes_a_batch_at_once(modules, prepared, job):
+def test_our_search_is_forced_to_the_length_and_takes_all_sentences_at_once(modules, prepared, job):
     modules["_nmt"].prepare(prepared[0])
     translator = load(job["run_dir"], device="cpu")
     with torch.no_grad():  # a model that would rather end at once
         translator.model.decoder.output_layer.bias[EOS_ID] = 50.0
     search = modules["_nmt"].Search(translator, job)
     assert search() == 2 * 8 * 4
-    assert [len(batch) for batch in search.batches] == [8, 8]
-    longest = 1 + max(len(token_ids) for batch in search.batches for token_ids in batch)
-    assert search.options.batch_tokens == 8 * longest
+    assert len(search.sources) == 2 * 8
+    assert search.options.batch_tokens == translator.options.batch_tokens
     assert search.options.beam_size == 2
 
 

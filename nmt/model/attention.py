@@ -53,7 +53,14 @@ class HiddenLayer(NamedTuple):
 
 
 class ScoreFunction(nn.Module, ABC):
-    """Compares queries with every source position of their sentence."""
+    """Compares queries with every source position of their sentence.
+
+    `project` and `forward` are all that a score function needs. `is_product` and `hidden_layer`
+    tell training and search of a shape that they can compute faster.
+    """
+
+    is_product = False
+    """Whether `forward` is the product of query and key and nothing else."""
 
     @abstractmethod
     def project(self, states: Tensor) -> Tensor:
@@ -64,7 +71,7 @@ class ScoreFunction(nn.Module, ABC):
         """Score (B, Q, H) queries against (B, S, A) keys: (B, Q, S), unnormalised."""
 
     def hidden_layer(self) -> HiddenLayer | None:
-        """The hidden layer between query and key; None if a score is their product."""
+        """The hidden layer between query and key, if the score has one."""
         return None
 
 
@@ -116,6 +123,8 @@ class ConcatScore(ScoreFunction):
 class GeneralScore(ScoreFunction):
     """Bilinear: score(q, h) = q . W h."""
 
+    is_product = True
+
     def __init__(self, query_dim: int, memory_dim: int) -> None:
         super().__init__()
         self.key_layer = nn.Linear(memory_dim, query_dim, bias=False)
@@ -135,6 +144,8 @@ class DotScore(ScoreFunction):
     Args:
         scaled: divide by sqrt(A), so that the variance of a score does not grow with the size.
     """
+
+    is_product = True
 
     def __init__(self, query_dim: int, memory_dim: int, *, scaled: bool = False) -> None:
         super().__init__()

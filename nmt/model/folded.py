@@ -29,6 +29,7 @@ from nmt.model.attention import (
     FixedContext,
     GeneralScore,
     Memory,
+    ScoreFunction,
 )
 from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderState, LuongDecoder
 from nmt.model.encoder import Encoded
@@ -242,6 +243,7 @@ class _FoldedAttention:
         self.fixed = score is None
         self.scale = 1.0  # of keys that are the states
         self.energy: Tensor | None = None  # (A,)
+        self.score: ScoreFunction | None = None  # one of which nothing is known here
         query: Tensor | None = None  # (A, H)
         key: Tensor | None = None  # (A, M)
         match score:
@@ -257,6 +259,8 @@ class _FoldedAttention:
                 self.scale = score.scale
                 if isinstance(score.key_layer, nn.Linear):
                     key = score.scale * score.key_layer.weight
+            case ScoreFunction():
+                self.score = score
         self.query_weight = query
         self.from_states = None if key is None else decoder._product_once(key)
         self.dtype = decoder.dtype
@@ -271,6 +275,8 @@ class _FoldedAttention:
 
     def keys(self, states: Tensor) -> Tensor:
         """Turn (B, S, M) encoder states into (B, S, A) keys."""
+        if self.score is not None:
+            return self.score.project(states.to(self.dtype))
         if self.from_states is not None:
             return self.from_states(states)
         return states.to(self.dtype) * self.scale
@@ -281,7 +287,9 @@ class _FoldedAttention:
         if self.fixed:
             return queries.new_ones(num_sentences, len(queries) // num_sentences, 1)
         queries = queries.view(num_sentences, -1, queries.size(-1))  # (B, K, A)
-        if self.energy is None:
+        if self.score is not None:
+            scores = self.score(queries, memory.keys)
+        elif self.energy is None:
             scores = torch.bmm(queries, memory.keys.transpose(1, 2))  # (B, K, S)
         else:
             hidden = queries.unsqueeze(2) + memory.keys.unsqueeze(1)  # (B, K, S, A)

@@ -26,10 +26,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nmt.model.attention import ScoreFunction
 from nmt.model.cell_tape import CellTape, GRUTape, LSTMTape
 from nmt.model.product_tape import ProductTape
 from nmt.model.rnn import Cell
-from nmt.model.score_tape import AdditiveTape, DotTape, ScoreTape, at_least_fp32
+from nmt.model.score_tape import (
+    AdditiveTape,
+    AutogradTape,
+    DotTape,
+    ScoreTape,
+    at_least_fp32,
+)
 
 
 class Operands(NamedTuple):
@@ -57,11 +64,13 @@ class Operands(NamedTuple):
     keys: Tensor
     """(B, S, A)."""
     energy: Tensor | None
-    """(A,) of the additive score; None if a score is the product of query and key."""
+    """(A,) of the additive score; None of others, whose query is the state itself."""
     mask: Tensor
     """(B, S) bool, True at real tokens."""
     feeding: Tensor | None
     """(G, R) matrix that reads the last attentional vector; None in the order of Bahdanau."""
+    score_parameters: list[Tensor]
+    """Those of a score function that is neither additive nor a product."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,22 @@ class Shape:
 
     Attributes:
         low: precision of the recurrent products, None for that of the operands.
+        score: a score function that is neither additive nor a product.
     """
 
     cell: Cell
     num_layers: int
     low: torch.dtype | None
+    score: ScoreFunction | None
 
 
-def scan(cell: Cell, operands: Operands) -> tuple[Tensor, Tensor]:
+def scan(
+    cell: Cell, operands: Operands, score: ScoreFunction | None = None
+) -> tuple[Tensor, Tensor]:
     """Run all steps. Products have the precision of `operands.inputs`.
+
+    Args:
+        score: where it is neither additive nor a product.
 
     Returns:
         outputs: (T, B, H) states of the top layer; with `feeding`, (T, B, R) attentional vectors.
@@ -86,7 +102,7 @@ def scan(cell: Cell, operands: Operands) -> tuple[Tensor, Tensor]:
     """
     dtype = operands.inputs.dtype
     low = dtype if dtype in (torch.bfloat16, torch.float16) else None
-    shape = Shape(cell, len(operands.hidden), low)
+    shape = Shape(cell, len(operands.hidden), low, score)
     outputs, weights = _Scan.apply(  # type: ignore[no-untyped-call]
         shape, *_flatten(operands)
     )
@@ -107,6 +123,7 @@ def _unflatten(shape: Shape, flat: tuple[Any, ...]) -> Operands:
         "projection_biases": shape.num_layers,
         "upper": above,
         "upper_biases": above,
+        "score_parameters": len(list(shape.score.parameters())) if shape.score else 0,
     }
     lengths["dropout"] = above if len(flat) > 6 + sum(lengths.values()) else 0
     rest = iter(flat)
@@ -180,7 +197,9 @@ class _Tape:
             for matrix, bias in zip(x.upper, x.upper_biases, strict=True)
         ]
         self.score: ScoreTape
-        if x.energy is None:
+        if shape.score is not None:
+            self.score = AutogradTape(shape.score, x.keys, x.score_parameters)
+        elif x.energy is None:
             self.score = DotTape(x.keys, self.num_steps)
         else:
             self.score = AdditiveTape(x.keys, x.energy)
@@ -345,6 +364,9 @@ class _Tape:
             energy=d_energy,
             mask=None,  # type: ignore[arg-type]
             feeding=self.feed.gradients()[0] if is_luong else None,
+            score_parameters=self.score.d_parameters
+            if isinstance(self.score, AutogradTape)
+            else [],
         )
 
 

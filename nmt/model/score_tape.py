@@ -5,6 +5,7 @@ per step are cheaper to compute twice than to keep.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +77,49 @@ class DotTape(ScoreTape):
 
     def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
         return torch.bmm(self.d_scores.permute(1, 2, 0), queries.transpose(0, 1)), None
+
+
+class AutogradTape(ScoreTape):
+    """Any score function; autograd goes through each step by itself.
+
+    Args:
+        score: (B, 1, H) queries and (B, S, A) keys to (B, 1, S) scores.
+        parameters: what of it is trained.
+    """
+
+    def __init__(
+        self, score: Callable[[Tensor, Tensor], Tensor], keys: Tensor, parameters: Sequence[Tensor]
+    ) -> None:
+        self.score, self.keys, self.parameters = score, keys, list(parameters)
+        self.d_keys = torch.zeros_like(keys)
+        self.d_parameters = [torch.zeros_like(parameter) for parameter in parameters]
+
+    def _scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        dtype = self.parameters[0].dtype if self.parameters else keys.dtype
+        return self.score(query.unsqueeze(1).to(dtype), keys.to(dtype)).squeeze(1)
+
+    def forward(self, query: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._scores(query, self.keys).to(query.dtype)
+
+    def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
+        with torch.enable_grad():
+            query, keys = query.detach().requires_grad_(), self.keys.detach().requires_grad_()
+            scores = self._scores(query, keys)
+        sought = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = torch.autograd.grad(
+            scores, [query, keys, *sought], d_scores.to(scores.dtype), allow_unused=True
+        )
+        self.d_keys += found[1]
+        rest = iter(found[2:])
+        for parameter, total in zip(self.parameters, self.d_parameters, strict=True):
+            gradient = next(rest) if parameter.requires_grad else None
+            if gradient is not None:
+                total += gradient
+        return found[0]
+
+    def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.d_keys, None
 
 
 def additive_scores(queries: Tensor, keys: Tensor, energy: Tensor) -> Tensor:

@@ -108,11 +108,12 @@ def _attend(attention: Attention | FixedContext, hidden: Tensor, memory: Memory)
     """Weights of all steps at once, (T, B, S), from (T, B, H) states."""
     if isinstance(attention, FixedContext):
         return _of_one_page(hidden)
-    if hidden_layer := attention.score.hidden_layer():
+    score = attention.score
+    if hidden_layer := score.hidden_layer():
         queries = 2 * F.linear(hidden, hidden_layer.query_matrix)
         scores = additive_scores(queries, 2 * memory.keys, 2 * hidden_layer.energy)
     else:
-        scores = torch.bmm(hidden.transpose(0, 1), memory.keys.mT).transpose(0, 1)
+        scores = score(hidden.transpose(0, 1), memory.keys).transpose(0, 1)  # (T, B, S)
     return scores.masked_fill(~memory.mask, -torch.inf).softmax(-1)
 
 
@@ -134,12 +135,14 @@ def _scan(
         feeding: (G, R) part of the input matrix that reads the last attentional vector.
     """
     weights = [weights_of(layer) for layer in rnn.layers]
-    stacked, keys, energy = [weights[-1].of_state], memory.keys, None
+    stacked, keys, energy, score = [weights[-1].of_state], memory.keys, None, None
     if isinstance(attention, FixedContext):
         keys = keys.new_zeros(*keys.shape[:2], rnn.hidden_dim)  # one page: any score gives it 1
     elif hidden_layer := attention.score.hidden_layer():
         keys, energy = 2 * keys, 2 * hidden_layer.energy
         stacked.append(2 * hidden_layer.query_matrix)
+    elif not attention.score.is_product:
+        score = attention.score
     if read_state is not None:
         stacked.append(read_state)
     projection = torch.cat(stacked)
@@ -160,5 +163,7 @@ def _scan(
             energy=energy,
             mask=memory.mask,
             feeding=feeding,
+            score_parameters=list(score.parameters()) if score else [],
         ),
+        score,
     )

@@ -10,7 +10,15 @@ from nmt.model.score_tape import additive_scores
 
 KINDS = list(product(["gru", "lstm"], ["bahdanau", "luong"], ["additive", "dot"]))
 STEPS, BATCH, POSITIONS, HIDDEN, READOUT, KEY = 3, 2, 3, 2, 3, 4
-LISTS = ("hidden", "cells", "projections", "projection_biases", "upper", "upper_biases")
+LISTS = (
+    "hidden",
+    "cells",
+    "projections",
+    "projection_biases",
+    "upper",
+    "upper_biases",
+    "score_parameters",
+)
 
 
 @pytest.fixture
@@ -41,6 +49,7 @@ def operands_of():
             energy=random(key) if score == "additive" else None,
             mask=torch.arange(POSITIONS) < torch.tensor([[3], [2]]),
             feeding=None if order == "bahdanau" else random(gates, READOUT),
+            score_parameters=[],
         )
 
     return build
