@@ -1,7 +1,7 @@
 """This toolkit's side of `compare_joeynmt.py`, which starts it.
 
 Training is that of `nmt train`, with hooks that count instead of validating and saving. Decoding
-is `Translator.search` on a model that `nmt.load` has read.
+is that of `nmt translate`, from text to text, with one worker process for each thread.
 """
 
 import json
@@ -19,6 +19,7 @@ from nmt.build.data import build_batches, load_tokenizers
 from nmt.build.model import build_model
 from nmt.build.saved import load
 from nmt.build.training import build_device, build_trainer
+from nmt.cli.workers import Workers, plan
 from nmt.config import Config, load_config
 from nmt.data.batches import Batches
 from nmt.data.store import TokenStore
@@ -51,16 +52,18 @@ class Hooks:
 
 
 class Search:
-    """Beam search of the same length for every sentence, batched as `nmt translate` does.
+    """Translations of one forced length, in batches and processes as `nmt translate` makes them.
 
     It sorts what it has read by length; JoeyNMT takes the sentences in the order of the file.
     """
 
     def __init__(self, translator: Translator, job: dict[str, Any]) -> None:
-        sentences = list(islice(read_lines(job["valid"]), job["batch"] * job["decode_batches"]))
-        self.sources = translator.src_tokenizer.encode(sentences)
+        self.sentences = list(
+            islice(read_lines(job["valid"]), job["batch"] * job["decode_batches"])
+        )
         self.translator = translator
-        self.options = replace(
+        self.workers = Workers(translator, job["threads"])
+        translator.options = replace(
             translator.options,
             beam_size=job["beam"],
             min_length=job["length"],
@@ -70,8 +73,9 @@ class Search:
 
     def __call__(self) -> int:
         """Translate all sentences and count the tokens, without `</s>`."""
-        found = self.translator.search(self.sources, self.options)
-        return sum(len(hypotheses[0].token_ids) - 1 for hypotheses in found)
+        tasks = plan(self.translator, self.sentences)
+        done = self.workers.translate([[self.sentences[i] for i in task] for task in tasks])
+        return sum(len(translation.tokens) - 1 for task in done for translation in task)
 
 
 def padding_share(batches: Batches, num_batches: int = 50) -> float:
@@ -97,13 +101,15 @@ def main(job: dict[str, Any]) -> None:
     """Obey the parent until it hangs up."""
     answers = open_channel()
     restrict_to(job["threads"])
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(1)  # until the workers are forked
     precision, run = job["precision"], Path(job["run_dir"])
     config = load_config(str(run / "config.yaml"))
     if not (run / "checkpoints").exists():
         prepare(config)
     device = build_device("cpu")
-    translator = load(run, device="cpu", precision=precision)
+    search = Search(load(run, device="cpu", precision=precision), job)
+    search()
+    torch.set_num_threads(job["threads"])
     tokenizers = load_tokenizers(config, run / "tokenizer")
     torch.manual_seed(config.seed)
     model = build_model(config, len(tokenizers.src), len(tokenizers.tgt)).to(device)
@@ -113,7 +119,7 @@ def main(job: dict[str, Any]) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     meter = Meter(
-        Search(translator, job),
+        search,
         about,
         warm_up=job["warm_up"],
         commands=sys.stdin,

@@ -325,9 +325,8 @@ def test_our_search_is_forced_to_the_length_and_takes_all_sentences_at_once(modu
         translator.model.decoder.output_layer.bias[EOS_ID] = 50.0
     search = modules["_nmt"].Search(translator, job)
     assert search() == 2 * 8 * 4
-    assert len(search.sources) == 2 * 8
-    assert search.options.batch_tokens == translator.options.batch_tokens
-    assert search.options.beam_size == 2
+    assert len(search.sentences) == 2 * 8
+    assert translator.options.beam_size == 2
 
 
 def test_our_side_trains_and_decodes_when_told(modules, job, tmp_path):
