@@ -38,6 +38,7 @@ from nmt.model.rnn import CellState
 
 TABLE_BYTES = 256 * 2**20  # a larger table of tokens is not made: its rows are computed when needed
 BLOCK = 64  # the number of logits is a multiple of it
+SCORE_CHUNK = 1 << 20  # most numbers of the hidden layer of the scores: what fits into a cache
 
 
 class _Layer(NamedTuple):
@@ -292,9 +293,18 @@ class _FoldedAttention:
         elif self.energy is None:
             scores = torch.bmm(queries, memory.keys.transpose(1, 2))  # (B, K, S)
         else:
-            hidden = queries.unsqueeze(2) + memory.keys.unsqueeze(1)  # (B, K, S, A)
-            scores = hidden.sigmoid_() @ self.energy
+            scores = _additive(queries, memory.keys, self.energy)
         return scores.masked_fill_(~memory.mask.unsqueeze(1), -torch.inf).softmax(-1)
+
+
+def _additive(queries: Tensor, keys: Tensor, energy: Tensor) -> Tensor:
+    """Scores with a hidden layer: (B, K, S), a few sentences at a time if the sources are long."""
+    size = max(1, SCORE_CHUNK // (queries.size(1) * keys[0].numel()))
+    scores = []
+    for some, their_keys in zip(torch.split(queries, size), torch.split(keys, size), strict=True):
+        hidden = some.unsqueeze(2) + their_keys.unsqueeze(1)  # (b, K, S, A)
+        scores.append(hidden.sigmoid_() @ energy)
+    return torch.cat(scores)
 
 
 def _add_context(rows: Tensor, weights: Tensor, memory: Memory) -> Tensor:

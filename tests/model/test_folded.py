@@ -105,3 +105,15 @@ def test_an_order_without_a_folded_form_is_refused(random_model, variant_of):
     decoder.__class__ = type("NewDecoder", (type(decoder).__base__,), {})
     with pytest.raises(TypeError, match="NewDecoder has no folded form"):
         fold(decoder)
+
+
+@pytest.mark.parametrize("score", ["additive", "concat"])
+def test_scores_of_long_sources_are_made_a_few_sentences_at_a_time(
+    random_model, variant_of, batch, score, monkeypatch
+):
+    model = random_model(variant_of(score=score))
+    expected = walk(model.decoder, model, batch)
+    for chunk in (1, 4 * 7, 2 * 2 * 4 * 7):  # S is 4 and A is 7
+        monkeypatch.setattr(nmt.model.folded, "SCORE_CHUNK", chunk)
+        found = walk(fold(model.decoder), model, batch)
+        assert_same_steps(found, expected, rtol=0, atol=1e-12)
