@@ -19,10 +19,6 @@ class CellTape(ABC):
     d_memory: Tensor | None = None
     """After the backward pass: (B, H), gradient of the memory cell before the first step."""
 
-    def start(self, memory: Tensor) -> None:
-        """Take the (B, H) memory cell before the first step, if the cell has one."""
-        raise NotImplementedError
-
     @abstractmethod
     def forward(
         self, t: int, inputs: Tensor, recurrent: Tensor, hidden: Tensor, out: Tensor
@@ -93,16 +89,18 @@ class GRUTape(CellTape):
 
 
 class LSTMTape(CellTape):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
-    def __init__(self, num_steps: int, like: Tensor) -> None:
-        batch_size, size = like.shape
-        self.gates = like.new_empty(num_steps, batch_size, 4, size)  # i, f, g, o
-        self.memory = like.new_empty(num_steps + 1, batch_size, size)  # c
-        self.shown = like.new_empty(num_steps, batch_size, size)  # tanh(c')
+    Args:
+        memory: (B, H) memory cell before the first step.
+    """
 
-    def start(self, memory: Tensor) -> None:
+    def __init__(self, num_steps: int, memory: Tensor) -> None:
+        batch_size, size = memory.shape
+        self.gates = memory.new_empty(num_steps, batch_size, 4, size)  # i, f, g, o
+        self.memory = memory.new_empty(num_steps + 1, batch_size, size)  # c
         self.memory[0] = memory
+        self.shown = memory.new_empty(num_steps, batch_size, size)  # tanh(c')
 
     def forward(
         self, t: int, inputs: Tensor, recurrent: Tensor, hidden: Tensor, out: Tensor

@@ -16,7 +16,6 @@ softmax removes the constant; torch computes a sigmoid several times faster than
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +33,11 @@ from nmt.model.attention import (
 from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderState, LuongDecoder
 from nmt.model.encoder import Encoded
 from nmt.model.products import FloatProduct, Int8Product, Product
-from nmt.model.rnn import CellState
+from nmt.model.rnn import CellState, weights_of
 
 TABLE_BYTES = 256 * 2**20  # a larger table of tokens is not made: its rows are computed when needed
 BLOCK = 64  # the number of logits is a multiple of it
 SCORE_CHUNK = 1 << 20  # most numbers of the hidden layer of the scores: what fits into a cache
-
-
-class _Layer(NamedTuple):
-    """The weights of a recurrent layer, all gates below each other."""
-
-    input_weight: Tensor
-    recurrent_weight: Tensor
-    input_bias: Tensor
-    recurrent_bias: Tensor
 
 
 class FoldedDecoder(ABC):
@@ -67,16 +57,14 @@ class FoldedDecoder(ABC):
         self.decoder = decoder
         self.compute, self.once = compute, once
         self.dtype = decoder.output_layer.weight.dtype
-        self.layers = [_Layer(*layer.parameters()) for layer in decoder.rnn.layers]
-        self.gates_dim = len(self.layers[0].recurrent_weight)
+        self.layers = [weights_of(layer) for layer in decoder.rnn.layers]
+        self.gates_dim = len(self.layers[0].of_state)
         self.attention = _FoldedAttention(self, decoder.attention)
         self.output = self._product(*_padded(decoder.output_layer))
         self.from_below = [
-            self._product(layer.input_weight, layer.input_bias) for layer in self.layers[1:]
+            self._product(layer.of_input, layer.input_bias) for layer in self.layers[1:]
         ]
-        self.recurrent = [
-            self._product(layer.recurrent_weight, layer.recurrent_bias) for layer in self.layers
-        ]
+        self.recurrent = [self._product(layer.of_state, layer.state_bias) for layer in self.layers]
 
     def start(self, encoded: Encoded) -> DecoderState:
         """The state before the first target token, one row per sentence, like `Decoder.start`."""
@@ -150,8 +138,8 @@ class FoldedBahdanau(FoldedDecoder):
     def __init__(self, decoder: BahdanauDecoder, compute: torch.dtype, once: torch.dtype) -> None:
         super().__init__(decoder, compute, once)
         lowest, top = self.layers[0], self.layers[-1]
-        embed_dim, hidden_dim = decoder.embedding.embedding_dim, top.recurrent_weight.size(1)
-        gates_token, gates_context = lowest.input_weight.tensor_split([embed_dim], 1)
+        embed_dim, hidden_dim = decoder.embedding.embedding_dim, top.of_state.size(1)
+        gates_token, gates_context = lowest.of_input.tensor_split([embed_dim], 1)
         readout_hidden, readout_context, readout_token = decoder.readout_layer.weight.tensor_split(
             [hidden_dim, hidden_dim + gates_context.size(1)], 1
         )
@@ -160,9 +148,7 @@ class FoldedBahdanau(FoldedDecoder):
             torch.cat([lowest.input_bias, decoder.readout_layer.bias]),
         )
         self.values = self._product_once(torch.cat([gates_context, readout_context]))
-        self.from_top = self._product(
-            *self.attention.below(top.recurrent_weight, top.recurrent_bias)
-        )
+        self.from_top = self._product(*self.attention.below(top.of_state, top.state_bias))
         self.readout = self._product(readout_hidden)
 
     def step(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
@@ -183,8 +169,8 @@ class FoldedLuong(FoldedDecoder):
 
     def __init__(self, decoder: LuongDecoder, compute: torch.dtype, once: torch.dtype) -> None:
         super().__init__(decoder, compute, once)
-        lowest, hidden_dim = self.layers[0], self.layers[-1].recurrent_weight.size(1)
-        token, fed = lowest.input_weight.tensor_split([decoder.embedding.embedding_dim], 1)
+        lowest, hidden_dim = self.layers[0], self.layers[-1].of_state.size(1)
+        token, fed = lowest.of_input.tensor_split([decoder.embedding.embedding_dim], 1)
         self._read_tokens(token, lowest.input_bias)
         self.from_attentional = self._product(fed) if decoder.input_feeding else None
         self.readout_dim = decoder.readout_dim

@@ -180,8 +180,11 @@ class _Tape:
         def buffer(num_entries: int, size: int) -> Tensor:
             return x.inputs.new_empty(num_entries, batch_size, size)
 
-        kind = LSTMTape if shape.cell == "lstm" else GRUTape
-        self.cells: list[CellTape] = [kind(self.num_steps, h) for h in x.hidden]
+        self.cells: list[CellTape]
+        if shape.cell == "lstm":
+            self.cells = [LSTMTape(self.num_steps, memory) for memory in x.cells]
+        else:
+            self.cells = [GRUTape(self.num_steps, hidden) for hidden in x.hidden]
         self.hidden = [buffer(self.num_steps + 1, hidden_dim) for _ in x.hidden]
         # Every state but the last is projected; the last one asks, in the order of Luong.
         asking = self.num_steps + (x.feeding is not None)
@@ -219,8 +222,6 @@ class _Tape:
         for layer, hidden in enumerate(self.x.hidden):
             self.hidden[layer][0] = hidden
             self.project[layer].forward(0)
-        for cell, memory in zip(self.cells, self.x.cells, strict=False):
-            cell.start(memory)
         if self.x.feeding is None:
             self._forward_bahdanau()
             return self.hidden[-1][1:], self.weights[:]
