@@ -1,5 +1,10 @@
-"""The peak of the machine: matrix products and copies, as torch does them."""
+"""The peak of the machine: matrix products and copies, as torch does them.
 
+`fp32` is the product that torch comes with; `fp32-onednn` the one that `nmt.model.onednn` puts in
+its place where that is faster.
+"""
+
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -7,8 +12,11 @@ from bench_flops import Shape
 from bench_setup import Bench
 from torch import Tensor
 
+from nmt.model.onednn import torch_products, use_onednn
+
 DTYPES = {
     "fp32": torch.float32,
+    "fp32-onednn": torch.float32,
     "tf32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -20,7 +28,7 @@ DECODED_SENTENCES = 64
 def gemm_precisions(device: torch.device) -> tuple[str, ...]:
     """The number formats whose peak is measured."""
     if device.type == "cpu":
-        return ("fp32", "bf16", "int8")
+        return ("fp32", *["fp32-onednn"] * use_onednn(), "bf16", "int8")
     return ("fp32", "tf32", "bf16", "fp16", "int8")
 
 
@@ -57,7 +65,8 @@ def product_flops(bench: Bench, precision: str, rows: int, inner: int, columns: 
     matmul = torch.backends.cuda.matmul
     old, matmul.fp32_precision = matmul.fp32_precision, "tf32" if precision == "tf32" else "ieee"
     try:
-        return flops * calls / bench.median(work, max(bench.effort.repeats, 5))
+        with torch_products() if precision == "fp32" else contextlib.nullcontext():
+            return flops * calls / bench.median(work, max(bench.effort.repeats, 5))
     finally:
         matmul.fp32_precision = old
 

@@ -17,6 +17,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PYTHONUNBUFFERED", None)  # processes buffer their output as a user's do
 
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_products():
+    """As in every command that computes."""
+    from nmt.model.onednn import use_onednn  # not before the threads are set
+
+    use_onednn()
+
+
 SUBJECTS = {"나는": "I", "너는": "you", "그는": "he", "지우는": "Zoé", "민수는": "Minsu"}
 SUBJECTS |= {"우리는": "we"}
 OBJECTS = {"밥을": "rice", "빵을": "bread", "차를": "tea", "물을": "water", "책을": "books"}

@@ -156,7 +156,7 @@ def test_the_update_that_is_taken_apart_is_that_of_the_trainer(setup, training, 
 def test_a_quick_run_writes_all_its_rows(run, tmp_path):
     printed = run("--quick", "--json", tmp_path / "bench.json")
     found = json.loads((tmp_path / "bench.json").read_bytes())
-    assert set(found["gemm_flops"]) == {"fp32", "bf16", "int8"}
+    assert set(found["gemm_flops"]) - {"fp32-onednn"} == {"fp32", "bf16", "int8"}
     for row in found["train"] + found["decode"]:
         assert set(row) >= ROW_KEYS
         assert row["size"] == "tiny"

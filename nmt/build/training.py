@@ -7,6 +7,7 @@ import torch
 from nmt.config import Config
 from nmt.data.batches import Batches
 from nmt.errors import ConfigError
+from nmt.model.onednn import use_onednn
 from nmt.model.seq2seq import Seq2Seq
 from nmt.training.schedule import Schedule
 from nmt.training.trainer import Precision, Trainer
@@ -15,12 +16,13 @@ ADAM_BETAS = (0.9, 0.98)  # Vaswani et al. 2017; the usual 0.999 reacts too slow
 
 
 def build_device(name: str) -> torch.device:
-    """The device of a name: auto, cpu, cuda or cuda:N.
+    """The device of a name: auto, cpu, cuda or cuda:N; fp32 means the same on all of them.
 
     Raises:
         ConfigError: if it is not there. There is no silent fall back to the CPU.
     """
-    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32: cuDNN would round to 10 bits of it
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN would round fp32 to 10 bits of it
+    use_onednn()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":

@@ -13,7 +13,7 @@ _CHUNK_SIZE = 512
 _GPU_CHUNK_SIZE = 4096
 _BLOCK_SIZE = 128
 """Positions whose logits exist at one time, on a CPU: few enough to stay in its cache."""
-_PART_SIZE = 1024
+_PART_SIZE = 512
 """Rows of a product that are added at one time, on a CPU."""
 
 
@@ -191,11 +191,11 @@ def _chunk_size(rows: Tensor) -> int:
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add the product of two matrices to a matrix, whose type may be wider than theirs."""
-    if left.dtype == total.dtype:
+    if left.is_cuda and left.dtype == total.dtype:
         total.addmm_(left, right)
     elif left.is_cuda:
         total += torch.mm(left, right, out_dtype=total.dtype)
-    else:  # piece by piece, since the product and its wider copy should stay in the cache
+    else:  # piece by piece, since the product should stay in the cache until it is added
         for part, rows in zip(*(torch.split(x, _PART_SIZE) for x in (total, left)), strict=True):
             part += torch.mm(rows, right)
 

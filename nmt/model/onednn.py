@@ -1,0 +1,134 @@
+"""Matrix products in fp32 on AMD processors.
+
+torch multiplies fp32 matrices on the CPU with MKL, which gives processors that are not Intel's its
+kernels of half the vector width. oneDNN, which torch has too and multiplies bf16 with, uses all of
+it: 2.2 times as fast on Zen 5. So on an AMD processor with AVX-512 `use_onednn` gives the products
+of this process to oneDNN, those inside of torch's own recurrent layers included. Both round to
+fp32; only the order of the sums differs.
+"""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PRODUCTS = ("mm", "mm.out", "addmm", "addmm.out", "addmm_")
+_SMALLEST = 1 << 21
+"""Multiplications in a product that is worth the 10 microseconds that this detour costs."""
+
+_enabled = True
+
+
+@functools.cache
+def use_onednn() -> bool:
+    """Multiply fp32 matrices with oneDNN where that is faster, from now on; say whether it is."""
+    if not (_is_amd() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")):
+        return False
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    replace_products()
+    return True
+
+
+@contextlib.contextmanager
+def torch_products() -> Iterator[None]:
+    """Multiply as torch does by itself meanwhile, to compare with."""
+    global _enabled
+    _enabled = False
+    try:
+        yield
+    finally:
+        _enabled = True
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return False
+
+
+@functools.cache
+def replace_products() -> torch.library.Library:
+    """Register the products of this module as torch's, for this process; at most once."""
+    torch_own = {name: torch.library.get_kernel(f"aten::{name}", "CPU") for name in _PRODUCTS}
+
+    def own(name: str) -> Callable[..., Tensor]:
+        return torch_own[name].call_boxed
+
+    def mm(keys: Any, a: Tensor, b: Tensor) -> Tensor:
+        return _product(a, b) if _is_worth(a, b) else own("mm")(keys, a, b)
+
+    def mm_out(keys: Any, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+        if _is_worth(a, b) and out.shape == (len(a), b.size(1)):
+            return out.copy_(_product(a, b))
+        return own("mm.out")(keys, a, b, out=out)
+
+    def addmm(
+        keys: Any, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+    ) -> Tensor:
+        if _is_worth(a, b, beta, alpha) and c.dtype == torch.float32:
+            return _sum(c, a, b)
+        return own("addmm")(keys, c, a, b, beta=beta, alpha=alpha)
+
+    def addmm_out(
+        keys: Any,
+        c: Tensor,
+        a: Tensor,
+        b: Tensor,
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+        out: Tensor,
+    ) -> Tensor:
+        if _is_worth(a, b, beta, alpha) and out.shape == (len(a), b.size(1)):
+            return out.copy_(_sum(c, a, b))
+        return own("addmm.out")(keys, c, a, b, beta=beta, alpha=alpha, out=out)
+
+    def addmm_(
+        keys: Any, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+    ) -> Tensor:
+        if _is_worth(a, b, beta, alpha) and c.shape == (len(a), b.size(1)):
+            return c.add_(_product(a, b))
+        return own("addmm_")(keys, c, a, b, beta=beta, alpha=alpha)
+
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that a kernel is replaced
+        for name, kernel in zip(_PRODUCTS, (mm, mm_out, addmm, addmm_out, addmm_), strict=True):
+            library.impl(  # type: ignore[no-untyped-call]
+                name, kernel, "CPU", with_keyset=True, allow_override=True
+            )
+    return library
+
+
+def _is_worth(a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> bool:
+    return (
+        a.dtype is torch.float32
+        and b.dtype is torch.float32
+        and a.numel() * b.size(1) >= _SMALLEST
+        and a.size(1) == b.size(0)  # else torch says what is wrong
+        and beta == alpha == 1
+        and _enabled
+    )
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply (N, K) and (K, M), and add (M,): (N, M)."""
+    weight = b.t()
+    if not weight.is_contiguous() and not b.is_contiguous():
+        weight = weight.contiguous()  # oneDNN has no fast kernel for slices of a matrix
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+    return product
+
+
+def _sum(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Multiply (N, K) and (K, M), and add what broadcasts to (N, M)."""
+    if c.dim() == 1 and c.is_contiguous() and len(c) == b.size(1):
+        return _product(a, b, bias=c)
+    return _product(a, b).add_(c)
