@@ -27,6 +27,7 @@ from bench_setup import (
 
 from nmt.build.data import Tokenizers
 from nmt.build.saved import SearchPrecision, build_translator
+from nmt.build.training import build_device
 from nmt.cli.workers import TASK_LINES, can_fork, share_cores, translate_lines
 from nmt.config import Config
 from nmt.text.tokenizer import Tokenizer
@@ -224,9 +225,8 @@ def translate_text(
     share_cores(workers)
     config = make_config(SHAPES[case.size], case.order)
     options = forced(case.beam, TGT_LENGTH, config.decoding.batch_tokens)
-    translator = make_translator(
-        torch.device("cpu"), config, case.precision, Tokenizer(tokenizer), options
-    )
+    device = build_device("cpu")
+    translator = make_translator(device, config, case.precision, Tokenizer(tokenizer), options)
     seconds: list[float] = []
     for _ in range(1 + repeats):
         began = time.perf_counter()

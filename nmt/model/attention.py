@@ -20,7 +20,7 @@ https://arxiv.org/abs/1706.03762, https://arxiv.org/abs/1409.3215, https://arxiv
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -40,7 +40,12 @@ class Memory:
 
     def keep(self, sentences: Tensor) -> "Memory":
         """The memory of the given sentences only, in the given order."""
-        return Memory(self.states[sentences], self.keys[sentences], self.mask[sentences])
+        return replace(
+            self,
+            states=self.states[sentences],
+            keys=self.keys[sentences],
+            mask=self.mask[sentences],
+        )
 
 
 class HiddenLayer(NamedTuple):

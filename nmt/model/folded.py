@@ -11,7 +11,8 @@ once per sentence   W_c c = W_c (sum of w_s h_s) = sum of w_s (W_c h_s): the enc
 once per step       All that reads one state is one product with stacked weights.
 
 Since tanh(x) = 2 sigmoid(2x) - 1, an additive score v . tanh(x) is 2v . sigmoid(2x) - sum(v), where
-softmax removes the constant; torch computes a sigmoid several times faster than a tanh.
+softmax removes the constant; torch computes a sigmoid several times faster than a tanh, and
+`nmt.model.sigmoid` does without most of its exponentials.
 """
 
 from abc import ABC, abstractmethod
@@ -34,6 +35,7 @@ from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderState, LuongDecod
 from nmt.model.encoder import Encoded
 from nmt.model.products import FloatProduct, Int8Product, Product
 from nmt.model.rnn import CellState, weights_of
+from nmt.model.sigmoid import factors, sigmoid_of_sum
 
 TABLE_BYTES = 256 * 2**20  # a larger table of tokens is not made: its rows are computed when needed
 BLOCK = 64  # the number of logits is a multiple of it
@@ -72,7 +74,7 @@ class FoldedDecoder(ABC):
         states, mask = encoded.states, encoded.mask
         if isinstance(self.decoder.attention, FixedContext):
             states, mask = finals[-1][0].unsqueeze(1), torch.ones_like(mask[:, :1])
-        memory = Memory(self.values(states), self.attention.keys(states), mask)
+        memory = self.attention.memory(self.values(states), states, mask)
         return DecoderState(self.decoder.bridge(finals), None, memory)
 
     @abstractmethod
@@ -260,7 +262,14 @@ class _FoldedAttention:
             bias = torch.cat([bias, bias.new_zeros(len(self.query_weight))])
         return torch.cat([weight, self.query_weight]), bias
 
-    def keys(self, states: Tensor) -> Tensor:
+    def memory(self, values: Tensor, states: Tensor, mask: Tensor) -> Memory:
+        """What is attended to: (B, S, out) values, and the keys of (B, S, M) encoder states."""
+        keys = self._keys(states)
+        if self.energy is not None and (key_factors := factors(keys)) is not None:
+            return _FactorMemory(values, key_factors, mask)
+        return Memory(values, keys, mask)
+
+    def _keys(self, states: Tensor) -> Tensor:
         """Turn (B, S, M) encoder states into (B, S, A) keys."""
         if self.score is not None:
             return self.score.project(states.to(self.dtype))
@@ -279,18 +288,35 @@ class _FoldedAttention:
         elif self.energy is None:
             scores = torch.bmm(queries, memory.keys.transpose(1, 2))  # (B, K, S)
         else:
-            scores = _additive(queries, memory.keys, self.energy)
+            scores = _additive(queries, memory, self.energy)
         return scores.masked_fill_(~memory.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
 
-def _additive(queries: Tensor, keys: Tensor, energy: Tensor) -> Tensor:
+class _FactorMemory(Memory):
+    """The keys are those of an additive score, as `nmt.model.sigmoid` wants them."""
+
+
+def _additive(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
     """Scores with a hidden layer: (B, K, S), a few sentences at a time if the sources are long."""
+    keys = memory.keys
+    compare = _sigmoid_of_sum
+    if isinstance(memory, _FactorMemory):
+        if (query_factors := factors(queries)) is not None:
+            queries, compare = query_factors, sigmoid_of_sum
+        else:
+            keys = -keys.log()
     size = max(1, SCORE_CHUNK // (queries.size(1) * keys[0].numel()))
-    scores = []
-    for some, their_keys in zip(torch.split(queries, size), torch.split(keys, size), strict=True):
-        hidden = some.unsqueeze(2) + their_keys.unsqueeze(1)  # (b, K, S, A)
-        scores.append(hidden.sigmoid_() @ energy)
+    scores = [
+        compare(some.unsqueeze(2), their_keys.unsqueeze(1)) @ energy  # of (b, K, S, A)
+        for some, their_keys in zip(
+            torch.split(queries, size), torch.split(keys, size), strict=True
+        )
+    ]
     return torch.cat(scores)
+
+
+def _sigmoid_of_sum(queries: Tensor, keys: Tensor) -> Tensor:
+    return (queries + keys).sigmoid_()
 
 
 def _add_context(rows: Tensor, weights: Tensor, memory: Memory) -> Tensor:
