@@ -1,5 +1,8 @@
 # make demo   train, translate, score and explain the embedded corpus
 # make test   the tests; make test-all adds those that train models; make check adds lint and types
+# make test-floor   the tests with the lowest versions that pyproject.toml allows
+# make soak   ten minutes of training and translating while everything goes wrong; SOAK='--minutes 60'
+# make fuzz   feed the readers of text, config and model with damaged input; FUZZ='--help' tells the options
 # make bench  how fast this machine trains and translates; BENCH='--help' tells the options
 # Everything is installed into .venv; python3 (3.11 or later) and make are all that is needed.
 
@@ -7,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo multi30k bench test test-all lint types check corpus clean
+.PHONY: demo multi30k bench soak fuzz test test-faults test-floor test-all lint types check corpus clean
 
 # The environment is made anew when what it should hold has changed. Without a version pin torch
 # may bring gigabytes of CUDA libraries, so constraints.txt pins the build that is tested.
@@ -45,8 +48,27 @@ multi30k: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python scripts/bench.py $(BENCH)
 
+soak: .venv/.installed
+	$(BIN)/python scripts/soak.py $(SOAK)
+
+fuzz: .venv/.installed-dev
+	$(BIN)/python scripts/fuzz.py $(FUZZ)
+
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest
+
+test-faults: .venv/.installed-dev
+	$(BIN)/python -m pytest tests/faults -m 'not gpu'
+
+# An environment of its own: the lowest versions that pyproject.toml allows, which all must serve.
+.venv-floor/.installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/pip install --quiet --disable-pip-version-check -r constraints-floor.txt -e .
+	.venv-floor/bin/pip check --disable-pip-version-check
+	touch $@
+
+test-floor: .venv-floor/.installed
+	.venv-floor/bin/python -m pytest -n 2
 
 test-all: .venv/.installed-dev
 	$(BIN)/python -m pytest -m 'not gpu'
@@ -64,4 +86,4 @@ corpus: .venv/.installed
 	$(BIN)/python scripts/make_demo_corpus.py
 
 clean:
-	rm -rf .venv runs/demo
+	rm -rf .venv .venv-floor runs/demo

@@ -1,7 +1,7 @@
 """Token ids → token ids: the model and the search together."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nmt.data.batches import Batch, make_batch
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, TrainingError
 from nmt.model.decoder import DecoderState
 from nmt.model.folded import FoldedDecoder, fold, type_beside_int8
 from nmt.model.restricted import RestrictedDecoder
 from nmt.model.seq2seq import Seq2Seq
+from nmt.out_of_memory import free_memory, is_out_of_memory, memory_in_use
 from nmt.search.beam import Hypothesis, State, Step, beam_search
 from nmt.text.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
@@ -100,11 +101,16 @@ class Searcher:
         self._folded: tuple[Tensor, FoldedDecoder] | None = None
 
     def __call__(self, sources: list[list[int]], options: SearchOptions) -> list[list[Hypothesis]]:
-        """The best hypotheses for sources of token ids, each at least one token long."""
+        """The best hypotheses for sources of token ids, each at least one token long.
+
+        Raises:
+            TrainingError: if memory is not enough for a single one.
+        """
         decoder = self.prepare()
         found: list[list[Hypothesis]] = [[] for _ in sources]
         lengths = np.array([len(token_ids) + 1 for token_ids in sources])
-        for indices in plan(lengths, options.batch_tokens):
+
+        def search(indices: list[int]) -> None:
             empty = np.zeros(0, np.int64)
             batch = make_batch(
                 [np.array(sources[i]) for i in indices], [empty for _ in indices]
@@ -115,6 +121,15 @@ class Searcher:
             )
             for i, hypotheses in zip(indices, results, strict=True):
                 found[i] = hypotheses
+
+        def too_large(i: int) -> str:
+            other = "--device cpu" if self.device.type == "cuda" else "fewer --workers"
+            return (
+                f"a source of {lengths[i] - 1} tokens cannot be translated with a beam of "
+                f"{options.beam_size} ({memory_in_use(self.device)}); use a smaller beam or {other}"
+            )
+
+        run_batches(search, lengths, options.batch_tokens, self.device, too_large)
         return found
 
     @torch.no_grad()
@@ -174,13 +189,46 @@ def _fingerprint(decoder: nn.Module) -> Tensor:
     return torch.cat([*numbers, numbers[0].new_tensor(versions)])
 
 
-def plan(lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
-    """Batches of indices, longest first, each at most `batch_tokens` positions in all."""
+def run_batches(
+    run: Callable[[list[int]], None],
+    lengths: np.ndarray,
+    batch_tokens: int,
+    device: torch.device,
+    too_large: Callable[[int], str],
+) -> None:
+    """Run batches of indices, longest first, each at most `batch_tokens` positions in all.
+
+    If memory is not enough for a batch, it and those after it are halved, down to single indices.
+
+    Args:
+        run: does a batch; what it has done of one that fails is done again.
+        too_large: what to say if an index needs more memory than there is, even alone.
+
+    Raises:
+        TrainingError: with that.
+    """
     order = np.argsort(-lengths, kind="stable").tolist()
     while order:
-        size = max(1, batch_tokens // int(lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
+        longest = int(lengths[order[0]])
+        batch = order[: max(1, batch_tokens // longest)]
+        if has_run(run, batch):
+            order = order[len(batch) :]
+            continue
+        free_memory(device)
+        if len(batch) == 1:
+            raise TrainingError(f"out of memory: {too_large(batch[0])}")
+        batch_tokens = len(batch) // 2 * longest
+
+
+def has_run(run: Callable[[list[int]], None], batch: list[int]) -> bool:
+    """Run a batch, and say whether memory was enough for it."""
+    try:
+        run(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[None]:

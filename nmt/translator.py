@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from nmt.data.batches import make_batch
-from nmt.decoding import Searcher, SearchOptions, Shortlist, autocast, plan
+from nmt.decoding import Searcher, SearchOptions, Shortlist, autocast, run_batches
 from nmt.errors import ConfigError
 from nmt.model.attention import Attention
 from nmt.model.seq2seq import Seq2Seq
+from nmt.out_of_memory import memory_in_use
 from nmt.search.beam import Hypothesis as Found
 from nmt.text.tokenizer import EOS, EOS_ID, WORD_START, Segmented, Tokenizer
 
@@ -193,6 +194,9 @@ class Translator:
 
         A pair of which one side is blank, or has more than `FORCED_LIMIT` tokens, is not run:
         it has no log-probabilities, and weights of shape (0, 0).
+
+        Raises:
+            TrainingError: if memory is not enough for a single pair.
         """
         nothing = np.zeros((0, 0), np.float32)
         forced = [Forced(src, tgt, 0.0, [], nothing) for src, tgt in pairs]
@@ -202,7 +206,8 @@ class Translator:
             if all(0 < len(side.tokens) <= FORCED_LIMIT for side in pair)
         ]
         lengths = np.array([len(pairs[i][0].tokens) + len(pairs[i][1].tokens) for i in real])
-        for chosen in plan(lengths + 2, self.options.batch_tokens):
+
+        def run(chosen: list[int]) -> None:
             indices = [real[i] for i in chosen]
             batch = make_batch(
                 [np.array(pairs[i][0].token_ids) for i in indices],
@@ -218,6 +223,15 @@ class Translator:
                 token_log_probs = log_probs[row, :num_tgt].tolist()
                 attended = weights[row, :num_tgt, :num_src].float().cpu().numpy()
                 forced[i] = Forced(src, tgt, math.fsum(token_log_probs), token_log_probs, attended)
+
+        def too_large(chosen: int) -> str:
+            src, tgt = pairs[real[chosen]]
+            return (
+                f"a pair of {len(src.tokens)} source and {len(tgt.tokens)} target tokens cannot "
+                f"be scored ({memory_in_use(self.device)}); split it"
+            )
+
+        run_batches(run, lengths + 2, self.options.batch_tokens, self.device, too_large)
         return forced
 
     def _translate_window(

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nmt.data.batches import Batches
+from nmt.data.batches import Batch, Batches
+from nmt.errors import TrainingError
 from nmt.evaluation.metrics import Score, bleu, chrf
+from nmt.out_of_memory import free_memory, is_out_of_memory, memory_in_use
 from nmt.translator import SearchOptions, Translator
 
 
@@ -62,20 +64,42 @@ class Validator:
 
     @torch.no_grad()
     def loss(self, should_stop: Callable[[], bool]) -> float | None:
-        """Mean cross entropy per target token, in nats."""
+        """Mean cross entropy per target token, in nats.
+
+        Raises:
+            TrainingError: if memory is not enough for a single pair.
+        """
         total, num_tokens = 0.0, 0
         for batch in self.batches.epoch(0):
             if should_stop():
                 return None
-            batch = batch.to(self.translator.device)
-            loss = self.translator.model.loss(
-                batch.src,
-                batch.src_mask,
-                batch.tgt_input,
-                batch.tgt_output,
-                batch.tgt_mask,
-                label_smoothing=0.0,
-            )
-            total += float(loss.negative_log_likelihood)
+            total += self._sum(batch)
             num_tokens += batch.num_tokens
         return total / num_tokens
+
+    def _sum(self, batch: Batch) -> float:
+        """Sum of the cross entropy of a batch, which is halved as long as memory is not enough."""
+        device = self.translator.device
+        try:
+            moved = batch.to(device)
+            loss = self.translator.model.loss(
+                moved.src,
+                moved.src_mask,
+                moved.tgt_input,
+                moved.tgt_output,
+                moved.tgt_mask,
+                label_smoothing=0.0,
+            )
+            return float(loss.negative_log_likelihood)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory(device)
+        halves = batch.halves()
+        if len(halves) == 1:
+            raise TrainingError(
+                f"out of memory: line {batch.lines[0]} of the validation text, of "
+                f"{batch.src.size(1)} source and {batch.tgt_output.size(1)} target tokens, cannot "
+                f"be measured ({memory_in_use(device)}); make the model smaller, or remove the line"
+            )
+        return sum(self._sum(half) for half in halves)

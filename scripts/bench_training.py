@@ -230,7 +230,7 @@ def training_seconds_per_token(
 
     Lengths include `</s>`.
     """
-    tokens = config.training.batch_tokens
+    tokens = int(config.training.batch_tokens)
     num_sentences = max(1, tokens // tgt_length)
     lengths = np.full(num_sentences, src_length - 1), np.full(num_sentences, tgt_length - 1)
     batches = make_batches(

@@ -17,19 +17,30 @@ MAY_IMPORT = {
     "data": {"errors", "text"},
     "model": set(),
     "search": set(),
-    "training": {"errors", "text", "data", "model"},
-    "decoding": {"errors", "text", "data", "model", "search"},
-    "translator": {"errors", "text", "data", "model", "search", "decoding"},
+    "out_of_memory": set(),
+    "training": {"errors", "text", "data", "model", "out_of_memory"},
+    "decoding": {"errors", "text", "data", "model", "search", "out_of_memory"},
+    "translator": {"errors", "text", "data", "model", "search", "out_of_memory", "decoding"},
     "evaluation": {"errors"},
     "alignment": {"errors", "text"},
-    "validation": {"data", "translator", "evaluation"},
-    "build": {"errors", "config", "text", "data", "model", "training", "translator"},
+    "validation": {"errors", "data", "out_of_memory", "translator", "evaluation"},
+    "build": {
+        "errors",
+        "config",
+        "text",
+        "data",
+        "model",
+        "out_of_memory",
+        "training",
+        "translator",
+    },
     "cli": {
         "errors",
         "config",
         "text",
         "data",
         "model",
+        "out_of_memory",
         "training",
         "translator",
         "evaluation",
@@ -47,6 +58,7 @@ MAY_BE_IMPORTED_BY = {
         "data",
         "model",
         "search",
+        "out_of_memory",
         "decoding",
         "training",
         "translator",
@@ -55,7 +67,7 @@ MAY_BE_IMPORTED_BY = {
         "cli",
     },
     "numpy": {"data", "decoding", "translator", "alignment", "cli"},
-    "safetensors": {"training"},
+    "safetensors": {"training", "build"},
     "sentencepiece": {"text"},
     "sacrebleu": {"evaluation"},
     "pydantic": {"config"},
@@ -82,6 +94,19 @@ BANNED = {
     "exec": "runs code",
     "__import__": "hides an import from this test",
     "importlib.import_module": "hides an import from this test",
+    "importlib.util": "hides an import from this test",
+    "importlib.machinery": "hides an import from this test",
+    "runpy": "runs code",
+    "os.system": "runs a shell; use subprocess.run with a list",
+    "os.popen": "runs a shell; use subprocess.run with a list",
+    "dill": "loading it runs code",
+    "cloudpickle": "loading it runs code",
+    "joblib": "loading it runs code",
+    "torch.hub": "runs code from elsewhere",
+    "torch.package": "loading it runs code",
+    "np.load": "allocates what a file claims; see nmt.data.shortlist",
+    "numpy.load": "allocates what a file claims; see nmt.data.shortlist",
+    "safetensors.torch.load_file": "allocates what a file claims; see nmt.training.untrusted",
     "click": "typer has its own",
     "torch.ao": "is being retired",
     "torch.jit": "is being retired",
@@ -149,6 +174,8 @@ def offences(tree):
                 yield banned
         if name.rpartition(".")[2] in OF_ANY_OBJECT:
             yield name.rpartition(".")[2]
+    if "torch.load" in imported(tree):
+        yield "torch.load without weights_only=True"
     for node in ast.walk(tree):
         match node:
             case ast.ExceptHandler(type=None) | ast.ExceptHandler(type=ast.Name("Exception")):
@@ -162,8 +189,10 @@ def offences(tree):
                 given = {k.arg: getattr(k.value, "value", None) for k in keywords}
                 if dotted(func) == "torch.load" and given.get("weights_only") is not True:
                     yield "torch.load without weights_only=True"
-                if given.get("allow_pickle"):
+                if "allow_pickle" in given and given["allow_pickle"] is not False:
                     yield "allow_pickle=True"
+                if "shell" in given and given["shell"] is not False:
+                    yield "shell=True"
                 mode = getattr(args[1], "value", "?") if len(args) > 1 else given.get("mode", "r")
                 if dotted(func) == "open" and "b" not in mode and "r" in mode:
                     yield "open for reading text"
@@ -235,6 +264,18 @@ def test_a_module_does_nothing_that_is_banned(path):
         ("exec(text)", "exec"),
         ("__import__('torch')", "__import__"),
         ("from importlib import import_module", "importlib.import_module"),
+        ("import importlib\nimportlib.import_module(name)", "importlib.import_module"),
+        ("importlib.util.spec_from_file_location(name)", "importlib.util"),
+        ("import runpy", "runpy"),
+        ("os.system(command)", "os.system"),
+        ("from os import popen", "os.popen"),
+        ("subprocess.run(command, shell=True)", "shell=True"),
+        ("subprocess.Popen(command, shell=is_text)", "shell=True"),
+        ("torch.hub.load(name)", "torch.hub"),
+        ("np.load(path)", "np.load"),
+        ("from safetensors.torch import load_file", "safetensors.torch.load_file"),
+        ("from torch import load\nload(path)", "torch.load without weights_only=True"),
+        ("np.lib.format.read_array(stream, allow_pickle=value)", "allow_pickle=True"),
         ("import click", "click"),
         ("from torch.ao import quantization", "torch.ao"),
         ("torch.jit.script(model)", "torch.jit"),
@@ -267,6 +308,8 @@ def test_what_is_banned_is_found(code, offence):
         "os.open(path, os.O_RDONLY)",
         "try:\n    f()\nexcept BaseException:\n    undo()\n    raise",
         "array.evaluate()",
+        "subprocess.run([program], shell=False)",
+        "operating.os.systems",
     ],
 )
 def test_what_is_allowed_is_not_found(code):

@@ -1,8 +1,13 @@
 """Config → the network."""
 
+from typing import Any
+
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nmt.config import Config
+from nmt.errors import ConfigError
 from nmt.model.attention import (
     AdditiveScore,
     Attention,
@@ -14,10 +19,53 @@ from nmt.model.attention import (
 from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderSizes, LuongDecoder
 from nmt.model.encoder import Encoder
 from nmt.model.seq2seq import Seq2Seq
+from nmt.out_of_memory import machine_memory
 
 
 def build_model(config: Config, src_vocab_size: int, tgt_vocab_size: int) -> Seq2Seq:
-    """The network, freshly initialised from torch's random state."""
+    """The network, freshly initialised from torch's random state.
+
+    Raises:
+        ConfigError: if the machine has not the memory for its weights.
+    """
+    check_memory(outline_model(config, src_vocab_size, tgt_vocab_size))
+    return _network(config, src_vocab_size, tgt_vocab_size)
+
+
+def outline_model(config: Config, src_vocab_size: int, tgt_vocab_size: int) -> Seq2Seq:
+    """The network with shapes only, on the device `meta`: it takes no memory for weights."""
+    with torch.device("meta"), _Unfilled():
+        return _network(config, src_vocab_size, tgt_vocab_size)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no numbers: on `meta` there is nowhere to put them, but torch would take seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        if func in (nn.init.normal_, nn.init.uniform_):
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def check_memory(model: Seq2Seq) -> None:
+    """Refuse a network whose weights alone are more than the machine has memory.
+
+    Raises:
+        ConfigError: if they are.
+    """
+    needed, there = sum(weight.nbytes for weight in model.parameters()), machine_memory()
+    if needed > there:
+        raise ConfigError(
+            f"model: needs about {needed / 2**30:,.0f} GiB for the weights, but this machine has "
+            f"{there / 2**30:,.1f} GiB of memory; make its layers smaller"
+        )
+
+
+def _network(config: Config, src_vocab_size: int, tgt_vocab_size: int) -> Seq2Seq:
     model, encoder_config, decoder_config = config.model, config.model.encoder, config.model.decoder
     tied = model.tie_embeddings
     tgt_embedding = nn.Embedding(tgt_vocab_size, model.embed_dim)

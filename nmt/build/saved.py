@@ -1,20 +1,28 @@
 """A trained model on disk → a translator."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from nmt.build.data import Tokenizers, load_tokenizers
-from nmt.build.model import build_model
+import nmt
+from nmt.build.data import Tokenizers, load_tokenizers, tokenizer_hashes
+from nmt.build.model import check_memory, outline_model
 from nmt.build.shortlist import load_shortlist
 from nmt.build.training import build_device, check_precision
 from nmt.config import Config, load_config
 from nmt.data.shortlist import Shortlist
 from nmt.errors import ConfigError, ModelError, NMTError
 from nmt.model.seq2seq import Seq2Seq
-from nmt.training.checkpoint import choose_checkpoint, read_weights, verify
+from nmt.training.checkpoint import (
+    WEIGHTS,
+    choose_checkpoint,
+    read_manifest,
+    read_weights,
+    verify,
+)
 from nmt.training.trainer import DTYPES, Precision
 from nmt.translator import SearchOptions, Translator
 
@@ -88,46 +96,60 @@ def check_search_precision(precision: SearchPrecision, device: torch.device) -> 
         )
 
 
-def find_model(path: str | Path) -> SavedModel:
+def find_model(path: str | Path, *, is_verified: bool = True) -> SavedModel:
     """Find the parts of a model: a run directory, or one of its checkpoints.
+
+    Args:
+        is_verified: whether to compare the weights with their hash; who reads them does so anyway.
 
     Raises:
         ModelError: if there is no model, it is damaged, or its tokenizer is not its own.
     """
     checkpoint = choose_checkpoint(Path(path))
-    folder = checkpoint.resolve().parent  # also of `.`
-    home = folder.parent if folder.name == "checkpoints" else checkpoint
+    # The folder of checkpoints may be a link, or the checkpoint itself, or it is called `.`
+    folders = (Path(os.path.abspath(checkpoint)).parent, checkpoint.resolve().parent)
+    home = next((path.parent for path in folders if path.name == "checkpoints"), checkpoint)
+    manifest = read_manifest(checkpoint)  # first: a newer nmt may have written anything else
     try:
+        if os.path.lexists(home / "config.yaml") and not (home / "config.yaml").is_file():
+            raise ModelError(f"{home / 'config.yaml'}: is not a regular file")
         config = load_config(str(home / "config.yaml"))
     except NMTError as error:
-        raise ModelError(str(error)) from None
-    tokenizers = load_tokenizers(config, home / "tokenizer")
-    if verify(checkpoint).get("tokenizers") != tokenizers.hashes:
+        message = str(error)
+        if (made_by := manifest["nmt_version"]) != nmt.__version__:
+            message += (
+                f"\n{checkpoint}: was made by nmt {made_by}, but this is nmt {nmt.__version__}; "
+                "use that version"
+            )
+        raise ModelError(message) from None
+    # Known by its hash before it is parsed: what was damaged by accident is never parsed.
+    if manifest.get("tokenizers") != tokenizer_hashes(config, home / "tokenizer"):
         raise ModelError(
             f"{home / 'tokenizer'}: is not the tokenizer that {checkpoint.name} was trained with; "
             "restore the one that was"
         )
-    return SavedModel(checkpoint, config, tokenizers)
+    if is_verified:
+        verify(checkpoint, WEIGHTS)
+    return SavedModel(checkpoint, config, load_tokenizers(config, home / "tokenizer"))
 
 
 def load_weights(model: Seq2Seq, checkpoint: Path) -> None:
-    """Copy the weights of a checkpoint into a model of the same shape.
+    """Give a model of the same shape the weights of a checkpoint.
+
+    Args:
+        model: as `build_model` or `outline_model` gives it.
 
     Raises:
         ModelError: if the checkpoint is damaged or belongs to another architecture.
     """
-    weights = read_weights(checkpoint)
     parameters = dict(model.named_parameters())
-    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if found != expected:
-        name = min(
-            name for name in found.keys() | expected if found.get(name) != expected.get(name)
-        )
-        raise ModelError(
-            f"{checkpoint}: does not fit its config: {name} has the shape "
-            f"{found.get(name, 'of nothing')}, but must have {expected.get(name, 'none')}"
-        )
+    weights = read_weights(checkpoint, {name: tuple(p.shape) for name, p in parameters.items()})
+    if all(parameter.is_meta for parameter in parameters.values()):
+        loaded = {id(p): torch.nn.Parameter(weights[name]) for name, p in parameters.items()}
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, loaded[id(parameter)])  # tied ones stay one
+        return
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -158,10 +180,14 @@ def load(
     """
     target = build_device(device)
     check_search_precision(precision, target)
-    saved = find_model(path)
+    saved = find_model(path, is_verified=False)
     options = search_options(saved.config, **search)
     allowed = None if shortlist is None else load_shortlist(shortlist, saved.tokenizers)
-    model = build_model(saved.config, len(saved.tokenizers.src), len(saved.tokenizers.tgt))
+    model = outline_model(saved.config, len(saved.tokenizers.src), len(saved.tokenizers.tgt))
+    try:
+        check_memory(model)
+    except ConfigError as error:
+        raise ModelError(f"{saved.checkpoint}: {error}") from None
     load_weights(model, saved.checkpoint)
     return build_translator(
         saved.config, model, saved.tokenizers, target, precision, options, allowed

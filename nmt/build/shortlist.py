@@ -50,8 +50,11 @@ def build_shortlist(
             f"{data}: is not there, but a shortlist is learned from the training data; give the "
             "run directory in which the model was trained"
         )
+    store = TokenStore(data)
+    store.check_ids("src", len(tokenizers.src))
+    store.check_ids("tgt", len(tokenizers.tgt))
     return learn_shortlist(
-        TokenStore(data),
+        store,
         (len(tokenizers.src), len(tokenizers.tgt)),
         per_token=per_token,
         frequent=frequent,
@@ -72,4 +75,6 @@ def load_shortlist(path: str | Path, tokenizers: Tokenizers) -> Shortlist:
         raise ModelError(
             f"{path}: belongs to other tokenizers than the model; make it anew with `nmt shortlist`"
         )
+    if not shortlist.fits(len(tokenizers.src), len(tokenizers.tgt)):
+        raise ModelError(f"{path}: is damaged, or no shortlist; make it anew with `nmt shortlist`")
     return shortlist

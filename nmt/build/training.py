@@ -101,4 +101,11 @@ def build_trainer(
         patience=config.validation.patience,
         plateau_patience=training.plateau_patience,
         max_skipped=training.max_skipped,
+        ema_decay=training.ema_decay,
     )
+
+
+def with_batch_tokens(config: Config, batch_tokens: int) -> Config:
+    """The config with a number in the place of `training.batch_tokens: auto`."""
+    training = config.training.model_copy(update={"batch_tokens": batch_tokens})
+    return config.model_copy(update={"training": training})

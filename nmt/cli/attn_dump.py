@@ -117,7 +117,8 @@ def attn_dump(
         ]
         page = None
         if html is not None:  # always pieces: the page itself can switch to words
-            page = stack.enter_context(HTMLWriter(html, title=model, words_first=level == "word"))
+            title = input_name(model)
+            page = stack.enter_context(HTMLWriter(html, title=title, words_first=level == "word"))
         for pair in aligned_pairs(translator, src, tgt):
             sure, possible = set(), set()
             if truth is not None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nmt.cli.messages import say
+from nmt.cli.messages import say, warn
 from nmt.cli.options import ConfigPath, Overrides
 
 
@@ -20,7 +20,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from nmt.build.model import build_model
     from nmt.build.training import build_device, check_precision
     from nmt.config import load_config, to_yaml
-    from nmt.data.corpus import files_exist
+    from nmt.data.corpus import Findings, files_exist
     from nmt.data.store import SIDES
     from nmt.text.lines import open_output
     from nmt.text.tokenizer import PAD_ID
@@ -36,8 +36,18 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
         tokenizers = build_tokenizers(
             settings, existing if existing.is_dir() else folder / "tokenizer", say
         )
-        store = build_token_store(settings, "train", tokenizers, folder / "train", say)
-        build_token_store(settings, "valid", tokenizers, folder / "valid", say)
+        train, valid = Findings(), Findings()
+        store = build_token_store(settings, "train", tokenizers, folder / "train", say, train)
+        build_token_store(settings, "valid", tokenizers, folder / "valid", say, valid)
+        unknown = {
+            settings.data.train.src: train.src.unknown,
+            settings.data.train.tgt: train.tgt.unknown,
+            settings.data.valid.src: valid.src.unknown,
+            settings.data.valid.tgt: valid.tgt.unknown,
+        }
+        for path, found in unknown.items():
+            if found.num_unknown:
+                warn(found.advice(path))
         model = build_model(settings, len(tokenizers.src), len(tokenizers.tgt))
         batches = build_batches(settings, store, tokenizers)
         plan = batches.plan(0)
@@ -58,6 +68,8 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
                 f"{side}: {lengths.sum():,} tokens in {len(store):,} sentences, "
                 f"median {np.median(lengths):.0f}, longest {lengths.max()}\n"
             )
+        for path, found in unknown.items():
+            out.write(f"{path}: {found.share:.2%} of {found.num_tokens:,} tokens are unknown\n")
         positions = sum(
             len(indices) * (int(store.lengths("tgt")[indices].max()) + 1) for indices in plan
         )

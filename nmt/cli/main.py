@@ -1,5 +1,6 @@
 """The program `nmt`: its commands, and the one place where errors become exit codes."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ from typer.core import TyperGroup
 import nmt
 from nmt.cli import (
     attn_dump,
+    average,
     check,
     evaluate,
     schema,
@@ -18,7 +20,8 @@ from nmt.cli import (
     translate,
 )
 from nmt.cli.messages import error
-from nmt.errors import NMTError
+from nmt.cli.termination import Terminated, unwind_when_terminated
+from nmt.errors import NMTError, TrainingError
 from nmt.text.lines import silence_stdout
 
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
@@ -29,7 +32,8 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with unwind_when_terminated():
+                return super().invoke(ctx)
         except NMTError as problem:
             error(str(problem))
             raise typer.Exit(problem.exit_code) from None
@@ -40,6 +44,18 @@ class Program(TyperGroup):
         except KeyboardInterrupt:
             error("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except Terminated as signal:
+            with suppress(OSError):  # of a terminal that is gone
+                error(str(signal))
+            raise typer.Exit(signal.exit_code) from None
+        except (RuntimeError, MemoryError) as problem:
+            from nmt.out_of_memory import is_out_of_memory
+
+            if not is_out_of_memory(problem):
+                raise
+            reason = str(problem).partition("\n")[0] or "the machine has no more"
+            error(f"out of memory: {reason}; use a smaller model or smaller batches")
+            raise typer.Exit(TrainingError.exit_code) from None
 
 
 app = typer.Typer(
@@ -60,6 +76,9 @@ app.command("attn-dump", short_help="Export what a model looks at, as data or pi
 app.command("score", short_help="Give the log-probability of given translations.")(score.score)
 app.command("shortlist", short_help="Make translation faster: learn which tokens can be needed.")(
     shortlist.shortlist
+)
+app.command("average", short_help="Make one model of the last checkpoints of a run.")(
+    average.average
 )
 app.command("check", short_help="Try out a config without training a model.")(check.check)
 app.add_typer(tokenizer.app, name="tokenizer")
@@ -87,7 +106,7 @@ def program(
 
     Exit codes: 0 done; 1 a bug of nmt; 2 something named on the command line or in the config;
     3 content of a text file; 4 model or checkpoint; 5 training or output had to stop;
-    130 Ctrl-C; 141 closed pipe; 143 SIGTERM.
+    129 SIGHUP; 130 Ctrl-C; 141 closed pipe; 143 SIGTERM.
     """
 
 

@@ -1,11 +1,13 @@
 """What the commands say: always on stderr, so that stdout holds data only."""
 
 import sys
+from contextlib import suppress
 
 
 def say(message: str) -> None:
-    """Print a line for people."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line for people; where nobody can be told, because a disk is full, go on."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:

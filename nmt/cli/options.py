@@ -1,5 +1,6 @@
 """Options that several commands share, each described once, and what is refused of them."""
 
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -37,8 +38,8 @@ Overrides = Annotated[
 
 
 def input_name(path: str) -> str:
-    """How messages call an input."""
-    return "standard input" if path == "-" else path
+    """How messages call an input: also where the locale cannot name it, as UTF-8."""
+    return "standard input" if path == "-" else os.fsencode(path).decode("utf-8", "replace")
 
 
 def refuse_shared_stream(stream: str, **paths: str | None) -> None:

@@ -15,7 +15,7 @@ class Window:
 
     def __init__(self) -> None:
         self.loss = self.nll = 0.0
-        self.tokens = 0
+        self.tokens = self.timed_tokens = 0
         self.began = time.perf_counter()
 
     def add(self, report: StepReport) -> None:
@@ -23,13 +23,22 @@ class Window:
         self.loss += report.loss * report.tokens
         self.nll += report.nll * report.tokens
         self.tokens += report.tokens
+        self.timed_tokens += report.tokens
+
+    def state_dict(self) -> dict[str, float]:
+        """What a run that goes on needs for the means to be those of all steps."""
+        return {"loss": self.loss, "nll": self.nll, "tokens": self.tokens}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on with a window that was not yet reported; its time is not that of this process."""
+        self.loss, self.nll, self.tokens = state["loss"], state["nll"], int(state["tokens"])
 
     def values(self) -> dict[str, float]:
         """Loss and perplexity per target token, and target tokens per second of wall time."""
         return {
             "loss": round(self.loss / self.tokens, 4),
             "perplexity": round(math.exp(min(self.nll / self.tokens, 700.0)), 4),
-            "tokens_per_second": round(self.tokens / (time.perf_counter() - self.began), 1),
+            "tokens_per_second": round(self.timed_tokens / (time.perf_counter() - self.began), 1),
         }
 
 

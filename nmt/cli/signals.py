@@ -10,8 +10,9 @@ STDERR = 2
 
 
 class StopRequest:
-    """While active, SIGTERM and Ctrl-C ask the run to stop; a second Ctrl-C ends it at once.
+    """While active, SIGTERM, SIGHUP and Ctrl-C ask the run to stop; Ctrl-C again ends it.
 
+    A terminal that is closed sends SIGHUP. Under `nohup` it is ignored, here too.
     Nothing happens inside the handler but taking a note, so a checkpoint that is being written
     is written to its end.
     """
@@ -21,7 +22,9 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -1,36 +1,45 @@
 """One training run: its stages in order, and what happens around the training loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from nmt.build.data import Tokenizers, build_batches, build_token_store, build_tokenizers
+from nmt.build.data import (
+    Tokenizers,
+    build_batches,
+    build_token_store,
+    build_tokenizers,
+    read_part,
+)
 from nmt.build.model import build_model
 from nmt.build.saved import build_translator, load_weights, search_options
-from nmt.build.training import build_device, build_trainer, check_precision
+from nmt.build.training import (
+    build_device,
+    build_trainer,
+    check_precision,
+    with_batch_tokens,
+)
 from nmt.cli.messages import say, warn
 from nmt.cli.progress import TrainingBar, Window
+from nmt.cli.resuming import OPTION, find_origin, restore
 from nmt.cli.signals import StopRequest
-from nmt.config import Config, forbidden_changes, load_config, to_yaml
+from nmt.config import Config, load_config, named_keys, to_yaml
 from nmt.data.batches import Batches
-from nmt.data.corpus import files_exist, read_pairs
+from nmt.data.corpus import files_exist
 from nmt.data.store import TokenStore
-from nmt.errors import ConfigError
 from nmt.model.seq2seq import Seq2Seq
 from nmt.text.lines import open_output
+from nmt.training.batch_size import find_batch_tokens
 from nmt.training.checkpoint import (
-    checkpoint_name,
     choose_checkpoint,
-    latest_good,
     point,
-    read_training_state,
     remove_old,
-    remove_unfinished,
     write_checkpoint,
 )
+from nmt.training.disk_space import refuse_full_disk
 from nmt.training.run_directory import RunDirectory
 from nmt.training.trainer import StepReport, Trainer
 from nmt.validation import Validation, Validator
@@ -38,37 +47,50 @@ from nmt.validation import Validation, Validator
 Note = Callable[[str], None]
 
 
-def run_training(config: Config, *, resume: bool) -> int:
+def run_training(
+    config: Config, *, resume: bool, override: Sequence[str] = (), strict: bool = False
+) -> int:
     """Train as the config says, and give the exit code.
+
+    Args:
+        resume: whether a run that has begun may be continued.
+        override: keys and sections whose change shall not hinder that.
+        strict: whether that needs the newest checkpoint to be good.
 
     Raises:
         ConfigError, DataError, ModelError, TrainingError: with one line for the user.
     """
+    forced = named_keys(override, OPTION)
     device = build_device(config.training.device)
     check_precision(config.training.precision, device)
     for files in (config.data.train, config.data.valid):
         files_exist(files.src, files.tgt)
     run = RunDirectory(Path(config.run_dir), resume=resume)
     try:
-        return _train(config, run, device)
+        return _train(config, run, device, forced, strict)
     finally:
         run.close()
 
 
-def _train(config: Config, run: RunDirectory, device: torch.device) -> int:
+def _train(
+    config: Config, run: RunDirectory, device: torch.device, forced: frozenset[str], strict: bool
+) -> int:
     def note(message: str) -> None:
         say(message)
         run.log(message)
 
-    _refuse_changed_config(config, run)
+    config = _with_settled_batches(config, run)
+    origin = find_origin(config, run, forced, strict=strict)
     tokenizers = build_tokenizers(config, run.path / "tokenizer", note)
     store = build_token_store(config, "train", tokenizers, run.path / "data" / "train", note)
     valid = build_token_store(config, "valid", tokenizers, run.path / "data" / "valid", note)
     torch.manual_seed(config.seed)
     model = build_model(config, len(tokenizers.src), len(tokenizers.tgt)).to(device)
-    validator = _build_validator(config, valid, tokenizers, device, model)
     trainer = build_trainer(config, model, build_batches(config, store, tokenizers), device)
-    _restore(run, trainer, store)
+    config = _try_largest_batch(config, trainer, note)
+    validator = _build_validator(config, valid, tokenizers, device, model)
+    restore(origin, run, config, trainer, store, tokenizers, note)
+    _refuse_full_disk(config, run, trainer)
     with open_output(run.config) as stream:
         stream.write(to_yaml(config))
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -79,6 +101,8 @@ def _train(config: Config, run: RunDirectory, device: torch.device) -> int:
     bar = TrainingBar(trainer.progress.step, config.training.max_steps)
     with StopRequest() as stop:
         hooks = Hooks(config, run, trainer, validator, tokenizers, store, bar, stop)
+        if "window" in origin.state:
+            hooks.window.load_state_dict(origin.state["window"])
         try:
             reason = trainer.train(config.training.max_steps, hooks)
         finally:
@@ -91,37 +115,35 @@ def _train(config: Config, run: RunDirectory, device: torch.device) -> int:
     return 0
 
 
-def _refuse_changed_config(config: Config, run: RunDirectory) -> None:
-    """Resume only what was begun."""
-    if not run.has_begun() or not run.config.exists():
-        return
-    if changes := forbidden_changes(load_config(str(run.config)), config):
-        raise ConfigError(
-            f"{run.path}: the run was begun with another config ({'; '.join(changes)}); "
-            "undo the change, or choose another run_dir"
-        )
+def _with_settled_batches(config: Config, run: RunDirectory) -> Config:
+    """The batch size that a run has found out stays that of the run."""
+    begun = run.has_begun() and run.config.exists()
+    if config.training.batch_tokens != "auto" or not begun:
+        return config
+    settled = load_config(str(run.config)).training.batch_tokens
+    return config if settled == "auto" else with_batch_tokens(config, settled)
 
 
-def _restore(run: RunDirectory, trainer: Trainer, store: TokenStore) -> None:
-    """Put a trainer where the newest good checkpoint of the run stands, if there is one."""
-    remove_unfinished(run.path)
-    checkpoint = latest_good(run.path, warn)
-    if checkpoint is None:
-        run.forget_after(0)
-        return
-    state = read_training_state(checkpoint)
-    if state["data_fingerprint"] != store.fingerprint:
-        raise ConfigError(
-            f"{run.path}: the training data has changed since the run was begun; restore it, "
-            "or choose another run_dir"
+def _try_largest_batch(config: Config, trainer: Trainer, note: Note) -> Config:
+    """Let what does not fit in memory be found now, or find out what does."""
+    if config.training.batch_tokens == "auto":
+        config = with_batch_tokens(config, find_batch_tokens(trainer))
+        note(f"training.batch_tokens: {config.training.batch_tokens:,} fit in memory")
+    elif trainer.rehearse():
+        note(
+            "the largest batches do not fit in memory and will be computed in halves; lower "
+            "training.batch_tokens to be faster"
         )
-    load_weights(trainer.model, checkpoint)
-    trainer.load_state_dict(state["trainer"])
-    run.forget_after(trainer.progress.step)
-    point(run.path / "latest", checkpoint)
-    if trainer.progress.best_step:
-        best = run.path / "checkpoints" / checkpoint_name(trainer.progress.best_step)
-        point(run.path / "best", best)
+    return config
+
+
+def _refuse_full_disk(config: Config, run: RunDirectory, trainer: Trainer) -> None:
+    """Let a disk that is too small be found before hours of training, not after."""
+    copies = {"adam": 3, "adamw": 3, "sgd": 1}[config.training.optimizer]
+    copies += config.training.ema_decay is not None
+    weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    if trainer.progress.step < config.training.max_steps:
+        refuse_full_disk(run.path, copies * weights, config.training.keep_last, warn)
 
 
 def _build_validator(
@@ -131,10 +153,10 @@ def _build_validator(
     device: torch.device,
     model: Seq2Seq,
 ) -> Validator:
-    pairs = list(read_pairs(config.data.valid.src, config.data.valid.tgt))
+    pairs = list(read_part(config, "valid"))
     return Validator(
         build_translator(config, model, tokenizers, device),
-        Batches(store, config.training.batch_tokens, config.seed),
+        Batches(store, int(config.training.batch_tokens), config.seed),
         [pair.src for pair in pairs],
         [pair.tgt for pair in pairs],
         search_options(config, beam_size=config.validation.beam_size),
@@ -203,6 +225,10 @@ class Hooks:
         """Show and log the means of the last `training.log_every` steps."""
         self.window.add(report)
         self.bar.advance()
+        if report.is_split:
+            message = f"step {report.step:,}: out of memory, so its batches were computed in halves"
+            self.run.log(message)
+            self.bar.say(message)
         if report.step % self.config.training.log_every == 0:
             means = {**self.window.values(), "learning_rate": report.learning_rate}
             self.run.record(
@@ -241,7 +267,12 @@ class Hooks:
             self.run.path,
             step,
             dict(self.trainer.model.named_parameters()),
-            {"trainer": self.trainer.state_dict(), "data_fingerprint": self.store.fingerprint},
+            {
+                "trainer": self.trainer.state_dict(),
+                "data_fingerprint": self.store.fingerprint,
+                "config": to_yaml(self.config),
+                "window": self.window.state_dict(),
+            },
             {"tokenizers": self.tokenizers.hashes},
         )
         if is_best:

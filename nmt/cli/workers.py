@@ -4,7 +4,7 @@ A window of lines is sorted by length and cut into tasks, in the same way howeve
 there are, so that their number changes no bit of the output. A task that is alone is done in this
 process: a short text pays nothing. Workers are forked when they are first needed, from a process
 that has only ever used one thread; they read the same pages of memory, and ignore Ctrl-C, which
-this process answers for them.
+this process answers for them. SIGTERM ends a worker at once: it has nothing to clean up.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from itertools import chain, islice, pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -25,6 +25,13 @@ from nmt.translator import Hypothesis, Translation, Translator
 
 TASK_LINES = 32
 """Most lines of a task: what one core translates fastest, per line."""
+
+ANSWERS = {
+    signal.SIGINT: signal.SIG_IGN,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+"""What a worker does about the signals that the process which started it answers."""
 
 Task = list[int]
 """Indices of lines of a window, longest line first."""
@@ -148,8 +155,8 @@ class Worker:
         self.process = context.Process(
             target=serve, args=(translator, other_end, [self.connection, *siblings]), daemon=True
         )
-        # Until the new process ignores Ctrl-C, it must not see it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Until the new process has its own answers to signals, it must not see any.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERS)
         try:
             self.process.start()
         finally:
@@ -171,12 +178,14 @@ class Worker:
         """Wait for the translations of the task.
 
         Raises:
-            TrainingError: if the worker was killed.
+            TrainingError: if the worker was killed, or had to give up.
         """
         try:
             answer = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             raise self._death() from None
+        if isinstance(answer, str):
+            raise TrainingError(answer)
         return [
             Translation(src, [Hypothesis(**fields) for fields in hypotheses], num_pieces)
             for src, hypotheses, num_pieces in answer
@@ -202,8 +211,10 @@ class Worker:
 
 
 def serve(translator: Translator, connection: Connection, others: list[Connection]) -> None:
-    """What a worker does: answer lists of sentences with translations, as JSON."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a worker does: answer lists of sentences, all as JSON."""
+    for number, handler in ANSWERS.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERS)
     for other in others:
         other.close()
     while True:
@@ -211,11 +222,18 @@ def serve(translator: Translator, connection: Connection, others: list[Connectio
             sentences = json.loads(connection.recv_bytes())
         except (EOFError, OSError):  # nobody is left who would ask
             return
-        answer = [
+        try:
+            connection.send_bytes(json.dumps(answer(translator, sentences)).encode())
+        except OSError:
+            return
+
+
+def answer(translator: Translator, sentences: list[str]) -> Any:
+    """Translations as JSON values, or why there are none."""
+    try:
+        return [
             (found.src, [asdict(hypothesis) for hypothesis in found.hypotheses], found.num_pieces)
             for found in translator.translate(sentences)
         ]
-        try:
-            connection.send_bytes(json.dumps(answer).encode())
-        except OSError:
-            return
+    except TrainingError as problem:
+        return str(problem)

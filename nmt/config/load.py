@@ -5,35 +5,14 @@ import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from nmt.config.schema import Config, DecodingConfig
-from nmt.config.strict_yaml import KeyPath, StrictYAMLError, Value, dump, parse
+from nmt.config.schema import Config
+from nmt.config.strict_yaml import MAX_SIZE, KeyPath, StrictYAMLError, Value, dump, parse
 from nmt.errors import ConfigError
-
-RESUMABLE: frozenset[str] = frozenset(
-    {
-        "run_dir",
-        "data.train.src",
-        "data.train.tgt",
-        "data.valid.src",
-        "data.valid.tgt",
-        "training.device",
-        "training.max_steps",
-        "training.keep_last",
-        "training.log_every",
-        "training.max_skipped",
-        "validation.every",
-        "validation.patience",
-        *(f"decoding.{name}" for name in DecodingConfig.model_fields),
-    }
-)
-"""Keys that may change when a run is resumed, because the weights do not depend on them. The paths
-are there because data may move; that its content is the same, no config can tell."""
 
 RULES = {
     "model_type": "a section of keys",
@@ -109,7 +88,14 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: if anything is wrong; the message has one line for each problem, each with
             its file and line, or its override.
     """
-    draft = _read(path)
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_SIZE:
+        raise ConfigError(f"{path}: has more than {MAX_SIZE:,} bytes, so it is no config")
+    draft = _draft(raw, path)
     for number, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         shown = override if override.isprintable() else repr(override)
@@ -126,14 +112,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
             continue
         draft.problems += [(place, text) for _, text in document.duplicates]
         draft.override(key, document.values, place)
-    try:
-        config = Config.model_validate(draft.values)
-    except ValidationError as invalid:
-        draft.problems += [_explain(error, draft) for error in invalid.errors(include_url=False)]
-    if draft.problems:
-        ordered = sorted(draft.problems, key=lambda problem: problem[0].order)
-        raise ConfigError("\n".join(f"{place.name}: {text}" for place, text in ordered))
-    return config
+    return _check(draft)
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Read and check the text of an experiment file, which errors call `name`.
+
+    Raises:
+        ConfigError: if anything is wrong.
+    """
+    return _check(_draft(text.encode(), name))
 
 
 def to_yaml(config: Config) -> str:
@@ -146,30 +134,6 @@ def json_schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def changed_keys(old: Config, new: Config) -> list[str]:
-    """What differs, as `key: old -> new`, in the order of the schema."""
-    return [f"{key}: {before} -> {after}" for key, before, after in _changes(old, new)]
-
-
-def forbidden_changes(old: Config, new: Config) -> list[str]:
-    """The changes, as `key: old -> new`, with which a run must not be resumed.
-
-    These are all keys outside `RESUMABLE`, and those the learning rate depends on: `max_steps`
-    with the linear schedule, how often is validated with the plateau schedule.
-    """
-    scheduled = {"linear": "training.max_steps", "plateau": "validation.every"}
-    bound = scheduled.get(old.training.schedule)
-    forbidden = []
-    for key, before, after in _changes(old, new):
-        if key == bound:
-            forbidden.append(
-                f"{key}: {before} -> {after} (the {old.training.schedule} schedule depends on it)"
-            )
-        elif key not in RESUMABLE:
-            forbidden.append(f"{key}: {before} -> {after}")
-    return forbidden
-
-
 def all_keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """All dotted keys of the schema in its order, a section before what is in it."""
     for name, info in section.model_fields.items():
@@ -178,12 +142,8 @@ def all_keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
             yield from all_keys(info.annotation, f"{prefix}{name}.")
 
 
-def _read(path: str) -> _Draft:
-    """The values of the file, and the duplicates in it."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+def _draft(raw: bytes, path: str) -> _Draft:
+    """The values of a file, and the duplicates in it."""
     try:
         document = parse(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -205,6 +165,41 @@ def _read(path: str) -> _Draft:
     return draft
 
 
+def _check(draft: _Draft) -> Config:
+    """The config of these values.
+
+    Raises:
+        ConfigError: with all problems, in the order of their places.
+    """
+    try:
+        config = Config.model_validate(draft.values)
+    except ValidationError as invalid:
+        errors = _without_alternatives(invalid.errors(include_url=False))
+        draft.problems += [_explain(error, draft) for error in errors]
+    if draft.problems:
+        ordered = sorted(draft.problems, key=lambda problem: problem[0].order)
+        raise ConfigError("\n".join(f"{place.name}: {text}" for place, text in ordered))
+    return config
+
+
+def _without_alternatives(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """One error where pydantic gives one for each thing that a value may be, as `auto` or a number.
+
+    Such errors stand at a place below the key, which names the alternative.
+    """
+    words = {
+        error["loc"][:-1]: error["ctx"]["expected"]
+        for error in errors
+        if str(error["loc"][-1]).startswith("literal[")
+    }
+    for error in errors:
+        key = error["loc"][:-1]
+        if key not in words:
+            yield error
+        elif error["type"] != "literal_error":
+            yield {**error, "loc": key, "ctx": {**error.get("ctx", {}), "or": words[key]}}
+
+
 def _explain(error: ErrorDetails, draft: _Draft) -> tuple[_Place, str]:
     """Where pydantic's error is, and what it says in our words."""
     path = tuple(str(part) for part in error["loc"])
@@ -222,6 +217,8 @@ def _explain(error: ErrorDetails, draft: _Draft) -> tuple[_Place, str]:
         set_ones = [path for path in paths if path in draft.places]
         return draft.place((set_ones or paths)[0]), context["text"]
     rule = RULES[error["type"]].format(**context)
+    if "or" in context:
+        rule = f"{context['or']} or {rule}"
     value = error["input"]
     advice = ""
     if error["type"] == "string_type" and isinstance(value, int | float):
@@ -270,25 +267,3 @@ def _show(value: Value) -> str:
             return "a list"
         case _:
             return _abbreviate.repr(value)
-
-
-def _changes(old: Config, new: Config) -> Iterator[tuple[str, str, str]]:
-    """Key, old and new value of each leaf that differs."""
-
-    def leaf(config: Config, key: str) -> Any:
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        return value
-
-    for key in all_keys():
-        before, after = leaf(old, key), leaf(new, key)
-        if before != after and not isinstance(before, BaseModel):
-            yield key, _write(before), _write(after)
-
-
-def _write(value: Value) -> str:
-    """A leaf as it stands in the file."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,7 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+# Sizes beyond these are mistakes: without bounds, adding them up could overflow or never end.
+Dim = Annotated[int, Field(ge=1, le=1_000_000)]
+Depth = Annotated[int, Field(ge=1, le=100)]
+BeamSize = Annotated[int, Field(ge=1, le=1000)]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
@@ -46,7 +50,8 @@ class DataConfig(Section):
     """What is trained and validated on."""
 
     train: PairConfig
-    """The parallel text to train on. The tokenizer is trained on it too."""
+    """The parallel text to train on. The tokenizer is trained on it too; if it is larger than 256
+    MiB, on a random part of that size."""
     valid: PairConfig
     """The parallel text that decides which checkpoint is best and when to stop."""
     max_length: Positive = 100
@@ -56,21 +61,28 @@ class DataConfig(Section):
     max_length_ratio: Annotated[float, Field(gt=1)] | None = None
     """Drop a training pair whose longer side has more than this many times the tokens of the
     shorter; null keeps them all."""
+    encoding_errors: Literal["strict", "replace", "skip"] = "strict"
+    """What to do with a line that is not valid UTF-8. `strict`: stop, and name line and byte;
+    `replace`: read its bad bytes as U+FFFD, and warn; `skip`: drop the pair, and count it."""
 
 
 class TokenizerConfig(Section):
-    """How text becomes tokens (SentencePiece)."""
+    """How text becomes tokens (SentencePiece). The text is first normalised by SentencePiece's
+    `nmt_nfkc`, which is part of the model file."""
 
     kind: Literal["unigram", "bpe", "word", "char"] = "unigram"
     """Unigram language model (Kudo 2018), byte pair encoding (Sennrich et al. 2016), words between
     spaces, or characters."""
-    vocab_size: Annotated[int, Field(ge=5)] = 8000
+    vocab_size: Annotated[int, Field(ge=5, lt=2**31)] = 8000
     """Number of tokens per vocabulary, the special ones included."""
+    vocab_size_mode: Literal["exact", "at_most"] = "exact"
+    """What to do where the text allows fewer tokens than `vocab_size`. `exact`: stop, and name the
+    largest possible number; `at_most`: take that number."""
     shared: bool = True
     """One joint tokenizer for both sides, or one for each. `model.tie_embeddings: all` needs it."""
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 1.0
     """Fraction of the characters of the text that get tokens of their own; below 1 the rarest are
-    unknown. 0.9995 suits Chinese and Japanese."""
+    unknown. 0.9995 suits Chinese and Japanese, with `byte_fallback`."""
     byte_fallback: bool = False
     """Spell unknown characters as UTF-8 bytes instead of `<unk>`. Takes 256 of `vocab_size`."""
     sampling: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -96,9 +108,9 @@ class EncoderConfig(Section):
 
     kind: Literal["rnn"] = "rnn"
     """A stack of recurrent layers of `model.cell`."""
-    num_layers: Positive = 1
+    num_layers: Depth = 1
     """Depth of the stack."""
-    hidden_dim: Positive = 512
+    hidden_dim: Dim = 512
     """Size of a layer's state, per direction: a bidirectional encoder gives the decoder states of
     twice this size."""
     bidirectional: bool = True
@@ -114,14 +126,14 @@ class DecoderConfig(Section):
     """What attends. `bahdanau`: the state before the step, and the context enters the first layer
     (Bahdanau et al. 2015). `luong`: the state after the step, and the context only joins the
     readout (Luong et al. 2015)."""
-    num_layers: Positive = 1
+    num_layers: Depth = 1
     """Depth of the stack. May differ from the encoder's: a bridge maps the states."""
-    hidden_dim: Positive = 512
+    hidden_dim: Dim = 512
     """Size of a layer's state, and of the query."""
     input_feeding: bool = False
     """Feed the attentional vector of each step to the next one (Luong et al. 2015, section 3.3).
     Only for `order: luong`: in Bahdanau's order the context already enters the next step."""
-    readout_dim: Positive | None = None
+    readout_dim: Dim | None = None
     """Size of the vector that the vocabulary layer reads. null: `model.embed_dim` if the output
     embeddings are tied, else `hidden_dim`."""
 
@@ -144,7 +156,7 @@ class AttentionConfig(Section):
     """The score function: `additive` (Bahdanau et al. 2015), `dot`, `general` and `concat` (Luong
     et al. 2015), `scaled_dot` (Vaswani et al. 2017), or `none`: no attention, the decoder sees one
     fixed vector. `dot` and `scaled_dot` project the keys if the sizes of the two sides differ."""
-    key_dim: Positive = 512
+    key_dim: Dim = 512
     """Size of the hidden layer of `additive` and `concat`; the other scores do not read it."""
 
 
@@ -153,7 +165,7 @@ class ModelConfig(Section):
 
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent unit of encoder and decoder."""
-    embed_dim: Positive = 256
+    embed_dim: Dim = 256
     """Size of the word embeddings of both sides."""
     encoder: EncoderConfig = EncoderConfig()
     """The source side."""
@@ -194,8 +206,10 @@ class TrainingConfig(Section):
     max_steps: Positive = 20000
     """Number of updates after which training ends. `schedule: linear` reaches 0 there, so it is
     then fixed for the whole run."""
-    batch_tokens: Positive = 2048
-    """Target positions per batch, padding and `</s>` included."""
+    batch_tokens: Positive | Literal["auto"] = 2048
+    """Target positions per batch, padding and `</s>` included. `auto`: the most that leaves a fifth
+    of the memory free, up to 2048 on a CPU and 16384 on a GPU; `config.yaml` in `run_dir` then
+    holds the number, and a resumed run keeps it."""
     accumulate: Positive = 1
     """Batches per update: the gradient is that of one batch as large as all of them."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -209,7 +223,7 @@ class TrainingConfig(Section):
     """The learning rate after a linear warm-up over `warmup_steps`. `constant`; `inverse_sqrt`:
     falls with the square root of the step; `linear`: falls in a line to 0 at `max_steps`;
     `plateau`: is multiplied by `plateau_factor` whenever validation stops to improve."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Updates over which the learning rate rises from 0. Fewer than `max_steps`; at least 1 for
     `schedule: inverse_sqrt`."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -218,6 +232,10 @@ class TrainingConfig(Section):
     """Validations without improvement before `schedule: plateau` lowers the learning rate."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest L2 norm of the gradient of an update; a longer one is shortened. null: no limit."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Validate and save a running average of the weights instead of the last ones (Polyak and
+    Juditsky 1992): the share of the average that each update leaves of it, e.g. 0.999. null: no
+    average."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Probability mass that the training target spreads evenly over the vocabulary. The reported
     perplexity is without it."""
@@ -281,21 +299,21 @@ class ValidationConfig(Section):
     learning rate. BLEU and chrF are those of sacreBLEU on detokenised text."""
     patience: Positive | None = 10
     """Validations without improvement before training stops; null: never."""
-    beam_size: Positive = 5
+    beam_size: BeamSize = 5
     """Hypotheses per sentence when validating. 1 is greedy: faster, and a little lower."""
 
 
 class DecodingConfig(Section):
     """How the finished model translates unless a command says otherwise."""
 
-    beam_size: Positive = 5
+    beam_size: BeamSize = 5
     """Hypotheses per sentence that are searched together. 1 is greedy."""
-    length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Exponent alpha of the length normalisation (Wu et al. 2016, equation 14). 0: the plain
     log-probability, which favours short translations."""
-    min_length: Annotated[int, Field(ge=0)] = 1
+    min_length: Annotated[int, Field(ge=0, le=10_000)] = 1
     """Fewest tokens of a translation before `</s>`."""
-    max_length_ratio: Annotated[float, Field(gt=0)] = 2.0
+    max_length_ratio: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """A translation has at most this times the tokens of its source, plus 10."""
     batch_tokens: Positive = 1024
     """Source positions that are translated together; changes the speed, not the result."""

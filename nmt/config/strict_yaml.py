@@ -14,7 +14,11 @@ import yaml
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 KeyPath: TypeAlias = tuple[str, ...]
 
+MAX_SIZE = 1 << 17
+"""Most bytes of a file; a config with all keys has some thousand."""
 MAX_DEPTH = 20
+MAX_NODES = 1000
+"""Most keys, values and sections together."""
 NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
@@ -48,6 +52,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Composes nodes, and refuses what is not plain: tags, anchors, aliases, endless nesting."""
 
     depth = 0
+    nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -58,6 +63,9 @@ class _PlainLoader(yaml.SafeLoader):
             raise StrictYAMLError(line, f"the tag {event.tag!r} is refused; write a plain value")
         if self.depth == MAX_DEPTH:
             raise StrictYAMLError(line, f"is nested more than {MAX_DEPTH} deep; flatten it")
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise StrictYAMLError(line, f"has more than {MAX_NODES:,} keys and values; shorten it")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -48,6 +48,29 @@ class Batch:
             self.num_tokens,
         )
 
+    def halves(self) -> "list[Batch]":
+        """The same pairs in two batches, without columns of nothing but padding.
+
+        A batch of one pair is given back as it is.
+        """
+        middle = len(self.src) // 2
+        if middle == 0:
+            return [self]
+        return [self._rows(slice(None, middle)), self._rows(slice(middle, None))]
+
+    def _rows(self, rows: slice) -> "Batch":
+        src_mask, tgt_mask = self.src_mask[rows], self.tgt_mask[rows]
+        src_length, tgt_length = int(src_mask.sum(1).max()), int(tgt_mask.sum(1).max())
+        return Batch(
+            self.src[rows, :src_length],
+            src_mask[:, :src_length],
+            self.tgt_input[rows, :tgt_length],
+            self.tgt_output[rows, :tgt_length],
+            tgt_mask[:, :tgt_length],
+            self.lines[rows],
+            int(tgt_mask.sum()),
+        )
+
 
 def plan_epoch(
     src_lengths: np.ndarray, tgt_lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int
@@ -111,6 +134,15 @@ class Batches:
         """The batches of an epoch, from the given one on."""
         for indices in self.plan(epoch)[start:]:
             yield self.batch(indices, epoch)
+
+    def largest(self) -> Batch:
+        """The batch of the first epoch with the most positions, padding included."""
+        src, tgt = self.store.lengths("src"), self.store.lengths("tgt")
+
+        def positions(indices: np.ndarray) -> int:
+            return len(indices) * int(src[indices].max() + tgt[indices].max() + 2)
+
+        return self.batch(max(self.plan(0), key=positions), 0)
 
     def batch(self, indices: np.ndarray, epoch: int) -> Batch:
         """Pad the given pairs into a batch."""

@@ -3,11 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from nmt.errors import DataError
 from nmt.text.lines import read_lines
+from nmt.text.tokenizer import UnknownTokens
+
+EncodingErrors = Literal["strict", "replace", "skip"]
+"""What is done with a line that is not valid UTF-8: it is an error, its bad bytes are read as
+U+FFFD, or its pair is left out."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +24,88 @@ class Pair:
     """1-based line number in both files."""
     src: str
     tgt: str
+    is_valid: bool = field(default=True, kw_only=True)
+    """False for a pair to leave out, because a side is not valid UTF-8."""
 
 
-def read_pairs(src_path: str, tgt_path: str) -> Iterator[Pair]:
+@dataclass
+class LineCount:
+    """How many lines have a property, and which is the first."""
+
+    count: int = 0
+    first: int = 0
+    """Its 1-based number; 0 if there is none."""
+
+    def __call__(self, line: int) -> None:
+        """Count a line."""
+        self.count += 1
+        self.first = self.first or line
+
+    def __str__(self) -> str:
+        return f"{self.count:,} (the first is line {self.first})"
+
+
+@dataclass
+class FileFindings:
+    """What is odd in one file of a parallel text."""
+
+    invalid: LineCount = field(default_factory=LineCount)
+    """Lines that are not valid UTF-8."""
+    with_nul: LineCount = field(default_factory=LineCount)
+    with_return: LineCount = field(default_factory=LineCount)
+    """Lines with a `\\r` inside."""
+    unknown: UnknownTokens = field(default_factory=UnknownTokens)
+    """Of the sentences that are kept."""
+
+    def warnings(self, name: str, encoding_errors: EncodingErrors) -> Iterator[str]:
+        """One line for each oddity of the text, with what was done about it."""
+        if self.invalid.count:
+            skipped = encoding_errors == "skip"
+            done = "pairs were left out" if skipped else "bad bytes were read as U+FFFD"
+            yield f"{name}: lines that are not valid UTF-8: {self.invalid}; their {done}"
+        if self.with_nul.count:
+            yield f"{name}: lines with NUL characters: {self.with_nul}; each was read as a space"
+        if self.with_return.count:
+            yield (
+                f"{name}: lines with a carriage return inside: {self.with_return}; "
+                "each was read as a space"
+            )
+
+
+@dataclass
+class Findings:
+    """What is odd in a parallel text."""
+
+    src: FileFindings = field(default_factory=FileFindings)
+    tgt: FileFindings = field(default_factory=FileFindings)
+
+
+def read_pairs(
+    src_path: str,
+    tgt_path: str,
+    encoding_errors: EncodingErrors = "strict",
+    findings: Findings | None = None,
+) -> Iterator[Pair]:
     """Read two files side by side.
+
+    Args:
+        findings: where odd lines are counted.
 
     Raises:
         ConfigError: if a file cannot be opened.
-        DataError: if a line is not UTF-8, or one file has more lines than the other.
+        DataError: if one file has more lines than the other, or if a line is not UTF-8 and
+            `encoding_errors` is strict.
     """
-    src_lines, tgt_lines = read_lines(src_path), read_lines(tgt_path)
-    number = 0
+    findings = findings or Findings()
+    src_lines, tgt_lines = (
+        read_lines(
+            path,
+            None if encoding_errors == "strict" else found.invalid,
+            found.with_return,
+        )
+        for path, found in ((src_path, findings.src), (tgt_path, findings.tgt))
+    )
+    number = num_invalid = 0
     while True:
         src, tgt = next(src_lines, None), next(tgt_lines, None)
         if src is None and tgt is None:
@@ -36,13 +113,21 @@ def read_pairs(src_path: str, tgt_path: str) -> Iterator[Pair]:
         number += 1
         if src is None or tgt is None:
             raise DataError(unequal_counts(src_path, tgt_path))
-        yield Pair(number, src, tgt)
+        for line, found in ((src, findings.src), (tgt, findings.tgt)):
+            if "\0" in line:
+                found.with_nul(number)
+        num_invalid_before = num_invalid
+        num_invalid = findings.src.invalid.count + findings.tgt.invalid.count
+        is_valid = encoding_errors != "skip" or num_invalid == num_invalid_before
+        yield Pair(number, src, tgt, is_valid=is_valid)
 
 
 def unequal_counts(src_path: str, tgt_path: str) -> str:
     """Say how many lines two files have, and from where they look shifted."""
-    src = np.array([len(line) for line in read_lines(src_path)])
-    tgt = np.array([len(line) for line in read_lines(tgt_path)])
+    src, tgt = (
+        np.array([len(line) for line in read_lines(path, LineCount())])
+        for path in (src_path, tgt_path)
+    )
     message = f"{src_path} has {len(src)} lines but {tgt_path} has {len(tgt)}"
     if min(len(src), len(tgt)) == 0:
         return f"{message}; one of the files is empty"
@@ -70,6 +155,16 @@ def first_shifted_line(src: np.ndarray, tgt: np.ndarray) -> int:
     return int(np.argmin(before + after)) + 1
 
 
+DROPPED = {
+    "empty_src": "with an empty source",
+    "empty_tgt": "with an empty target",
+    "too_long": "too long",
+    "unequal_lengths": "of too unequal lengths",
+    "invalid": "not valid UTF-8",
+}
+"""Why a pair may be dropped: the field of `FilterCounts`, and how people say it."""
+
+
 @dataclass
 class FilterCounts:
     """How many pairs a filter kept, and why it dropped the others."""
@@ -79,24 +174,25 @@ class FilterCounts:
     empty_tgt: int = 0
     too_long: int = 0
     unequal_lengths: int = 0
+    invalid: int = 0
     first_line: dict[str, int] = field(default_factory=dict)
     """For each reason the first line that it dropped."""
 
     @property
     def total(self) -> int:
         """The number of pairs that were looked at."""
-        return self.kept + self.empty_src + self.empty_tgt + self.too_long + self.unequal_lengths
+        return sum(getattr(self, reason) for reason in ("kept", *DROPPED))
+
+    def add(self, reason: str, line: int) -> None:
+        """Count a pair as kept, or as dropped for a reason."""
+        setattr(self, reason, getattr(self, reason) + 1)
+        self.first_line.setdefault(reason, line)
 
     def __str__(self) -> str:
         reasons = [
-            f"{count:,} {reason} (first at line {self.first_line[key]})"
-            for key, count, reason in (
-                ("empty_src", self.empty_src, "with an empty source"),
-                ("empty_tgt", self.empty_tgt, "with an empty target"),
-                ("too_long", self.too_long, "too long"),
-                ("unequal_lengths", self.unequal_lengths, "of too unequal lengths"),
-            )
-            if count
+            f"{count:,} {words} (first at line {self.first_line[reason]})"
+            for reason, words in DROPPED.items()
+            if (count := getattr(self, reason))
         ]
         dropped = f"; dropped {', '.join(reasons)}" if reasons else ""
         return f"{self.kept:,} of {self.total:,} pairs kept{dropped}"
@@ -126,8 +222,7 @@ class PairFilter:
             reason = "too_long"
         elif self.max_length_ratio is not None and longer > self.max_length_ratio * shorter:
             reason = "unequal_lengths"
-        setattr(counts, reason, getattr(counts, reason) + 1)
-        counts.first_line.setdefault(reason, line)
+        counts.add(reason, line)
         return reason == "kept"
 
 
@@ -138,4 +233,4 @@ def files_exist(*paths: str) -> None:
         ConfigError: naming the first file that cannot be read.
     """
     for path in paths:
-        next(read_lines(Path(path)), None)
+        next(read_lines(Path(path), LineCount()), None)

@@ -8,7 +8,10 @@ training pairs in seconds (Brown et al. 1993, section 4.2).
 
 import io
 import json
+import os
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,19 @@ import numpy as np
 
 from nmt.data.store import TokenStore
 from nmt.errors import ConfigError, ModelError
+from nmt.text.files import open_regular
 from nmt.text.lines import atomic_write
 from nmt.text.tokenizer import EOS_ID
 
 FORMAT_VERSION = 1
+ARRAY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type><[ui]\d|<U[1-9]\d{0,6})', "
+    rb"'fortran_order': False, 'shape': \((?:(?P<length>\d{1,18}),)?\), \} *\n",
+    re.DOTALL,
+)
 NUM_SPECIAL = EOS_ID + 1  # their ids come first
 ITERATIONS = 5  # of expectation-maximisation, as usual for Model 1
+MAX_SIZE = 1 << 30  # bytes of a file: 1000 tokens for each of 256 thousand
 CHUNK = 5_000  # sentence pairs looked at together
 SAMPLE = 1_000  # pairs on which a shortlist is measured
 
@@ -84,6 +94,12 @@ class Shortlist:
         copied = [tokens] if self.copies else []
         return np.unique(np.concatenate([self._always, *copied, *rows]).astype(np.int64))
 
+    def fits(self, src_vocab_size: int, tgt_vocab_size: int) -> bool:
+        """Whether it speaks of each source token, and of target tokens that there are."""
+        rows = len(self.offsets) - 1 == src_vocab_size
+        ids = np.concatenate([self.candidates, self.frequent]).astype(np.int64)
+        return rows and ((ids >= 0) & (ids < tgt_vocab_size)).all().item()
+
     def describe(self, store: TokenStore) -> str:
         """How many tokens it allows, and how many of those needed, in a sample of pairs."""
         sample = [i for chunk in sentence_chunks(len(store), SAMPLE) for i in chunk]
@@ -118,25 +134,64 @@ class Shortlist:
             ModelError: if it is missing, damaged, or written by a newer `nmt`.
         """
         try:
-            with np.load(path) as file:
-                meta = json.loads(str(file["meta"]))
+            with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+                size = os.fstat(stream.fileno()).st_size
+                if max(size, sum(entry.file_size for entry in archive.filelist)) > MAX_SIZE:
+                    raise ValueError
+                meta = json.loads(str(_read_array(archive, "meta")[0]))
                 candidates, offsets, frequent = (
-                    file[name] for name in ("candidates", "offsets", "frequent")
+                    _read_array(archive, name) for name in ("candidates", "offsets", "frequent")
                 )
             version, copies, hashes = meta["format_version"], meta["copies"], dict(meta["hashes"])
-            if offsets[-1] != len(candidates):
+            if (
+                type(version) is not int
+                or type(copies) is not bool
+                or "U" in {array.dtype.kind for array in (candidates, offsets, frequent)}
+            ):
+                raise TypeError
+            if offsets[0] != 0 or offsets[-1] != len(candidates) or (np.diff(offsets) < 0).any():
                 raise ValueError
         except FileNotFoundError:
             raise ModelError(
                 f"{path}: there is no such file; make it with `nmt shortlist`"
             ) from None
-        except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RuntimeError,  # of an encrypted archive, or endless nesting
+            zipfile.BadZipFile,
+            zlib.error,
+        ):
             raise ModelError(
                 f"{path}: is damaged, or no shortlist; make it anew with `nmt shortlist`"
             ) from None
         if version > FORMAT_VERSION:
             raise ModelError(f"{path}: was made by a newer nmt; upgrade nmt to read it")
         return cls(candidates, offsets, frequent, copies=copies, hashes=hashes)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array that `np.savez` wrote: (num_items,), one item for a text.
+
+    `np.load` would allocate what the header claims before it looks how much there is.
+
+    Raises:
+        ValueError, LookupError, zipfile.BadZipFile: if it is anything else.
+    """
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ValueError(name)
+    content = archive.read(entry)  # no more than the file has
+    header = ARRAY_HEADER.match(content)
+    if header is None:
+        raise ValueError(name)
+    array = np.frombuffer(content, np.dtype(header["type"].decode()), offset=header.end())
+    if len(array) != int(header["length"] or 1):
+        raise ValueError(name)
+    return array
 
 
 def learn_shortlist(

@@ -1,7 +1,7 @@
 """A report on a translated test set: scores, BLEU by sentence length, and what looks wrong."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sacrebleu
@@ -69,6 +69,8 @@ class Report:
     """Whose words, separated by whitespace, sort a sentence into `by_length`."""
     by_length: tuple[Bucket, ...]
     """The buckets that have sentences, shortest first; each sentence is in exactly one."""
+    unknown_tokens: Mapping[str, float] = field(default_factory=dict)
+    """For each file that a model has read, the share of its tokens that are `<unk>`, in [0, 1]."""
 
     @property
     def scores(self) -> tuple[Score, Score, Score]:
@@ -83,6 +85,9 @@ class Report:
             f"sentences: {self.num_sentences}, empty hypotheses: {self.num_empty_hypotheses}, "
             f"length ratio: {self.length_ratio:.3f}",
         ]
+        if self.unknown_tokens:
+            shares = (f"{share:.2%} of {name}" for name, share in self.unknown_tokens.items())
+            lines.append(f"unknown tokens: {', '.join(shares)}")
         for number, empty in enumerate(self.empty_references, 1):
             if empty:
                 shown = ", ".join(map(str, empty[:MAX_LINES_SHOWN]))
@@ -106,6 +111,7 @@ class Report:
             "num_empty_hypotheses": self.num_empty_hypotheses,
             "empty_references": [list(empty) for empty in self.empty_references],
             "length_ratio": self.length_ratio,
+            "unknown_tokens": dict(self.unknown_tokens),
             "length_of": self.length_of,
             "by_length": [
                 {
@@ -127,6 +133,7 @@ def evaluate(
     sources: Sequence[str] | None = None,
     tokenize: Tokenize = "13a",
     lowercase: bool = False,
+    unknown_tokens: Mapping[str, float] | None = None,
 ) -> Report:
     """Score hypotheses against one or more references.
 
@@ -136,6 +143,7 @@ def evaluate(
         sources: if given, `by_length` sorts by their words, else by those of the first reference.
         tokenize: how BLEU splits text into tokens.
         lowercase: whether BLEU and chrF ignore case (TER always does).
+        unknown_tokens: is passed on to the report.
 
     Raises:
         DataError: if the corpus is empty or the numbers of sentences differ.
@@ -172,4 +180,5 @@ def evaluate(
         length_ratio=score.ratio,
         length_of="reference" if sources is None else "source",
         by_length=tuple(by_length),
+        unknown_tokens=unknown_tokens or {},
     )

@@ -9,11 +9,11 @@ import gzip
 import json
 import os
 import re
+import secrets
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -47,6 +47,7 @@ def decode_lines(
     stream: Iterable[bytes],
     name: str,
     on_invalid: Callable[[int], None] | None = None,
+    on_return: Callable[[int], None] | None = None,
 ) -> Iterator[str]:
     """Decode a stream of bytes into lines without their line ends.
 
@@ -54,7 +55,8 @@ def decode_lines(
         stream: chunks that end in `\\n`, as iterating over a binary file gives.
         name: how errors call the stream.
         on_invalid: if given, invalid UTF-8 is replaced by U+FFFD and this is called with the
-            1-based line number; if not, it is an error.
+            1-based line number, before the line is given; if not, it is an error.
+        on_return: is called with the number of each line that has a `\\r` inside.
 
     Raises:
         DataError: for invalid UTF-8 (unless `on_invalid` is given), or broken gzip data.
@@ -82,18 +84,30 @@ def decode_lines(
                 ) from None
             on_invalid(number)
             line = raw.decode("utf-8", "replace")
-        yield line.replace("\r", " ")
+        if "\r" in line:
+            if on_return is not None:
+                on_return(number)
+            line = line.replace("\r", " ")
+        yield line
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+def read_lines(
+    path: str | os.PathLike[str],
+    on_invalid: Callable[[int], None] | None = None,
+    on_return: Callable[[int], None] | None = None,
+) -> Iterator[str]:
     """Read the lines of a UTF-8 text file, plain or `.gz`; `-` is stdin.
+
+    Args:
+        on_invalid, on_return: as `decode_lines` takes them.
 
     Raises:
         ConfigError: if the file cannot be opened.
-        DataError: if a line is not valid UTF-8.
+        DataError: if a line is not valid UTF-8, unless `on_invalid` is given.
     """
+    name = "standard input" if str(path) == "-" else str(path)
     with open_input(path) as stream:
-        yield from decode_lines(stream, "standard input" if str(path) == "-" else str(path))
+        yield from decode_lines(stream, name, on_invalid, on_return)
 
 
 def one_line(text: str) -> str:
@@ -161,19 +175,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield from write_device(path)
         return
     target = Path(os.path.realpath(path))
+    # Named before it is made: a signal that arrives in between finds something to remove.
+    temporary = target.with_name(f".{target.name}.{secrets.token_urlsafe(6)}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        os.fchmod(handle, 0o666 & ~current_umask())
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
         with open(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
         raise
@@ -200,13 +216,6 @@ def write_device(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, BrokenPipeError):
             raise
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def current_umask() -> int:
-    """The process's umask (the only way to read it is to set it)."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,16 +3,21 @@
 import fcntl
 import json
 import os
+import re
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from nmt.errors import ConfigError, TrainingError
 from nmt.text.lines import atomic_write
-from nmt.training.checkpoint import list_checkpoints
+from nmt.training.checkpoint import MANIFEST, list_checkpoints, remove_unfinished
 
-OURS = {"config.yaml", "tokenizer", "data", "checkpoints", "metrics.jsonl", "log.txt"}
-OURS |= {"latest", "best", ".lock"}
+FOLDERS = ("tokenizer", "data", "checkpoints")
+OURS = {"config.yaml", "metrics.jsonl", "log.txt", "latest", "best", ".lock", *FOLDERS}
+UNFINISHED = re.compile(r"\.(.+\.model|config\.yaml|metrics\.jsonl|latest|best)\.[a-z0-9_]{8}")
+"""What `atomic_write` calls a file of ours that is not complete."""
 
 
 class RunDirectory:
@@ -42,6 +47,14 @@ class RunDirectory:
                     f"{path}: is not empty and not a run of nmt (it holds {foreign[0]}); "
                     "choose another run_dir"
                 )
+            if (path / MANIFEST).exists():
+                raise ConfigError(
+                    f"{path}: is a model without its training state, such as `nmt average` makes, "
+                    "and cannot be trained further; choose another run_dir"
+                )
+            for folder in (path, *(path / name for name in FOLDERS)):
+                if folder.is_dir():
+                    tempfile.TemporaryFile(dir=folder).close()  # better to know it now than later
             self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
@@ -58,6 +71,16 @@ class RunDirectory:
             raise ConfigError(
                 f"{path}: holds a run already; continue it with --resume, or choose another run_dir"
             )
+
+    def sweep(self) -> None:
+        """Delete what killed processes have left behind; only the owner of the lock may."""
+        for folder in (self.path, self.path / "tokenizer"):
+            for file in folder.glob(".*"):
+                if UNFINISHED.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
+        for folder in (self.path / "data").glob("*.tmp-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        remove_unfinished(self.path)
 
     @property
     def config(self) -> Path:
@@ -82,8 +105,12 @@ class RunDirectory:
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
         _append(self.metrics, line)
 
-    def forget_after(self, step: int) -> None:
-        """Drop events of later steps, which a resumed run will measure again."""
+    def forget_after(self, step: int, *, validation_due: bool = False) -> None:
+        """Drop events of later steps, which a resumed run will measure again.
+
+        Args:
+            validation_due: whether it will also validate after this very step.
+        """
         if not self.metrics.exists():
             return
         kept: list[bytes] = []
@@ -93,7 +120,10 @@ class RunDirectory:
                     event = json.loads(line)
                 except ValueError:
                     continue  # cut short by a crash
-                if event.get("step", 0) <= step and event.get("event") != "end":
+                again = (
+                    {"end", "valid"} if validation_due and event.get("step") == step else {"end"}
+                )
+                if event.get("step", 0) <= step and event.get("event") not in again:
                     kept.append(line.removesuffix(b"\n") + b"\n")
         with atomic_write(self.metrics) as output:
             output.writelines(kept)

@@ -1,11 +1,13 @@
 """Every combination of cell, order, score and ties that the config allows becomes a network."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from nmt.build.model import build_model
+from nmt.build.model import build_model, outline_model
 from nmt.model.attention import (
     AdditiveScore,
     ConcatScore,
@@ -169,3 +171,35 @@ def test_the_same_random_state_gives_the_same_weights(config_of):
     first, second = build(config_of()), build(config_of())
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("ties", ["none", "decoder", "all"])
+def test_an_outline_has_the_shapes_and_ties_of_the_model_and_no_memory(config_of, cell, ties):
+    config = config_of(f"model.cell={cell}", f"model.tie_embeddings={ties}")
+    model, outline = build_model(config, 34, 34), outline_model(config, 34, 34)
+    shapes = [{name: w.shape for name, w in m.named_parameters()} for m in (model, outline)]
+    assert shapes[0] == shapes[1]
+    assert all(parameter.is_meta for parameter in outline.parameters())
+    assert not list(outline.buffers())
+
+
+def test_an_outline_draws_no_random_numbers(config_of):
+    config = config_of()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    outline_model(config, 34, 34)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_outline_is_made_at_once(corpus):
+    """Drawing on `meta` would import the compiler of torch, which takes seconds."""
+    program = (
+        "import sys\n"
+        "from nmt.build.model import outline_model\n"
+        "from nmt.config import load_config\n"
+        f"outline_model(load_config({str(corpus / 'config.yaml')!r}), 34, 34)\n"
+        "assert not {'torch._dynamo', 'sympy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

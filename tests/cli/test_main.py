@@ -21,6 +21,7 @@ COMMANDS = {
     ("attn-dump",): ["--src", "--tgt", "--level", "--jsonl", "--npz", "--pharaoh", "--html"],
     ("score",): ["--model", "--src", "--tgt", "--format"],
     ("shortlist",): ["--per-token", "--frequent", "--max-pairs"],
+    ("average",): ["--model", "--last", "--output", "CHECKPOINT"],
     ("check",): ["--config", "--set"],
     ("schema",): [],
     ("tokenizer",): ["train", "encode", "decode"],

@@ -33,6 +33,7 @@ def test_without_a_signal_nothing_is_asked():
     ("number", "code", "said"),
     [
         (signal.SIGTERM, 143, "SIGTERM: finishing this step and saving\n"),
+        (signal.SIGHUP, 129, "SIGHUP: finishing this step and saving\n"),
         (
             signal.SIGINT,
             130,
@@ -47,6 +48,18 @@ def test_a_signal_is_noted_and_answered(capfd, number, code, said):
     assert stop()
     assert stop.exit_code == code
     assert capfd.readouterr().err == said
+
+
+def test_a_closed_terminal_stays_ignored_where_it_was():
+    """As under nohup."""
+
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            os._exit(8 if stop() else 7)
+
+    assert exit_status(ignore) == 7
 
 
 def test_a_signal_in_the_middle_of_a_line_is_answered_too(monkeypatch, capfd):

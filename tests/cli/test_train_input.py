@@ -296,5 +296,6 @@ def test_resume_refuses_another_config(train, tiny):
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
         f"error: {tiny.run}: the run was begun with another config (seed: 1 -> 2; model.cell: gru "
-        "-> lstm); undo the change, or choose another run_dir\n"
+        "-> lstm); its weights fit no other model.cell: undo the change, or choose another "
+        "run_dir\n"
     )

@@ -31,6 +31,8 @@ class Echo:
     def translate(self, sentences):
         if "fail" in sentences:
             raise ValueError("a bug")
+        if "give up" in sentences:
+            raise TrainingError("out of memory: it is; do that")
         if "die" in sentences:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.01)  # so that no worker does everything
@@ -226,12 +228,22 @@ def test_a_closed_pipe_ends_all_quietly(working):
     assert gone(pids)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_do_not_outlive_the_process_that_started_them(working, number):
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, b"error: terminated\n"), (signal.SIGKILL, -signal.SIGKILL, b"")],
+)
+def test_workers_do_not_outlive_the_process_that_started_them(working, number, code, said):
     process, pids = working
     process.send_signal(number)
-    assert process.wait(timeout=60) == -number
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, said)
     assert gone(pids)
+
+
+def test_a_worker_that_has_to_give_up_says_why():
+    with pytest.raises(TrainingError, match=r"^out of memory: it is; do that$"):
+        echo([*map(str, range(100)), "give up"])
+    assert not children(os.getpid())
 
 
 def test_a_killed_worker_ends_all_with_5(working):

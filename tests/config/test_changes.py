@@ -2,8 +2,17 @@
 
 import pytest
 
-from nmt.config import RESUMABLE, changed_keys, forbidden_changes, to_yaml
+from nmt.config import (
+    RESUMABLE,
+    can_be_forced,
+    changed_keys,
+    forbidden_changes,
+    named_keys,
+    parse_config,
+    to_yaml,
+)
 from nmt.config.load import all_keys
+from nmt.errors import ConfigError
 
 
 def test_the_resolved_config_has_every_key_in_schema_order(base, load):
@@ -50,9 +59,12 @@ def test_only_resumable_keys_may_change_on_resume(base, load):
         *("training.max_steps=7", "training.device=cpu", "decoding.length_penalty=0"),
         *("data.train.src=/elsewhere/train.de", "validation.every=7", "validation.patience=1"),
     )
-    assert forbidden_changes(old, harmless) == []
+    assert forbidden_changes(old, harmless) == {}
     harmful = load(base, "seed=2", "training.max_steps=7", "model.dropout=0.1")
-    assert forbidden_changes(old, harmful) == ["seed: 1 -> 2", "model.dropout: 0.3 -> 0.1"]
+    assert forbidden_changes(old, harmful) == {
+        "seed": "seed: 1 -> 2",
+        "model.dropout": "model.dropout: 0.3 -> 0.1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,6 +76,58 @@ def test_only_resumable_keys_may_change_on_resume(base, load):
 )
 def test_what_the_schedule_depends_on_may_not_change(base, load, schedule, override, change):
     text = f"{base}training: {{schedule: {schedule}}}"
-    assert forbidden_changes(load(text), load(text, override)) == [
+    assert list(forbidden_changes(load(text), load(text, override)).values()) == [
         f"{change} (the {schedule} schedule depends on it)"
     ]
+
+
+def test_a_batch_size_to_be_found_out_is_the_one_that_was_found(base, load):
+    number = load(base, "training.batch_tokens=512")
+    assert forbidden_changes(number, load(base, "training.batch_tokens=auto")) == {}
+    assert "training.batch_tokens" in forbidden_changes(number, load(base))
+
+
+def test_what_the_weights_are_made_of_cannot_be_forced():
+    fixed = {key for key in all_keys() if not can_be_forced(key)}
+    assert {"model", "model.cell", "model.encoder.hidden_dim", "tokenizer.vocab_size"} <= fixed
+    free = {"model.dropout", "tokenizer.sampling", "seed", "training.optimizer", "data.max_length"}
+    assert not fixed & free
+
+
+def test_a_section_names_all_in_it(base):
+    assert named_keys(["data.train", "seed"], "--x") == {
+        "seed",
+        "data.train",
+        "data.train.src",
+        "data.train.tgt",
+    }
+    assert {"model.decoder.num_layers", "model.dropout"} < named_keys(["model"], "--x")
+    assert named_keys([], "--x") == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("training.batch_token", "did you mean 'training.batch_tokens'?"),
+        ("learning_rate", "did you mean 'training.learning_rate'?"),
+        ("every", "did you mean 'validation.every'?"),
+        ("trainin", "did you mean 'training'?"),
+        ("data.", "did you mean 'data'?"),
+        (
+            "",
+            "keys begin with run_dir, seed, src_lang, tgt_lang, data, tokenizer, model, training, "
+            "validation, decoding",
+        ),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_one(name, advice):
+    with pytest.raises(ConfigError) as caught:
+        named_keys([name], "--override-resume")
+    assert str(caught.value) == f"--override-resume: unknown key {name!r}; {advice}"
+
+
+def test_a_text_is_read_like_a_file(base, load):
+    config = load(base)
+    assert parse_config(to_yaml(config), "x") == config
+    with pytest.raises(ConfigError, match=r"^step-7: its config:1: unknown key 'sed'"):
+        parse_config("sed: 1\n" + base, "step-7: its config")

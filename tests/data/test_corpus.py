@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from nmt.data.corpus import FilterCounts, Pair, PairFilter, files_exist, read_pairs
+from nmt.data.corpus import FilterCounts, Findings, Pair, PairFilter, files_exist, read_pairs
 from nmt.errors import ConfigError, DataError
 
 
@@ -162,3 +162,41 @@ def test_the_counts_say_what_was_dropped_and_where_first():
 
 def test_the_counts_of_a_clean_corpus_are_short():
     assert str(FilterCounts(kept=29000)) == "29,000 of 29,000 pairs kept"
+
+
+@pytest.fixture
+def odd_files(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xff\nb\0\nc\rd\n\xff\n")
+    (tmp_path / "b").write_bytes(b"1\n2\n3\n\xff\n")
+    return str(tmp_path / "a"), str(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("policy", "valid", "done"),
+    [
+        ("replace", [True, True, True, True], "bad bytes were read as U+FFFD"),
+        ("skip", [False, True, True, False], "pairs were left out"),
+    ],
+)
+def test_odd_lines_are_counted_and_pairs_marked(odd_files, policy, valid, done):
+    findings = Findings()
+    pairs = list(read_pairs(*odd_files, policy, findings))
+    assert [pair.is_valid for pair in pairs] == valid
+    assert [pair.src for pair in pairs] == ["\ufffd", "b\0", "c d", "\ufffd"]
+    assert list(findings.src.warnings("a", policy)) == [
+        f"a: lines that are not valid UTF-8: 2 (the first is line 1); their {done}",
+        "a: lines with NUL characters: 1 (the first is line 2); each was read as a space",
+        "a: lines with a carriage return inside: 1 (the first is line 3); each was read as a space",
+    ]
+    assert findings.tgt.invalid.first == 4
+    assert message_of(odd_files).startswith(f"{odd_files[0]}:1: byte 1 of the line is not valid")
+
+
+def test_unequal_counts_are_found_beside_invalid_lines(odd_files, tmp_path):
+    (tmp_path / "b").write_bytes(b"1\n")
+    with pytest.raises(DataError, match=r"has 4 lines but .* has 1; lines look shifted from"):
+        list(read_pairs(*odd_files, "skip"))
+
+
+def test_a_file_that_begins_with_an_invalid_line_exists(odd_files):
+    files_exist(*odd_files)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import nmt.data.store
-from nmt.data.corpus import FilterCounts, Pair, PairFilter
+from nmt.data.corpus import FilterCounts, Findings, Pair, PairFilter
 from nmt.data.store import TokenStore, build_store, fingerprint
 from nmt.errors import ConfigError, DataError, ModelError, TrainingError
+from nmt.text.tokenizer import UnknownTokens
 
 TEXTS = [("4 5 6", "7"), ("8", "9 10"), ("11 12", "13 14 15"), ("99", "98"), ("1 2 3 4", "5 6")]
 
@@ -245,3 +246,44 @@ def test_a_file_without_a_fingerprint_is_named(text_files, tmp_path):
     (tmp_path / "broken.gz").write_bytes(gzip.compress(b"hello\n" * 100)[:-10])
     with pytest.raises(DataError, match=r"broken\.gz:\d+: cannot be read further"):
         fingerprint([str(tmp_path / "broken.gz")], {})
+
+
+def test_pairs_to_leave_out_are_counted_and_not_stored(tmp_path):
+    pairs = [Pair(1, "4", "5"), Pair(2, "6", "7", is_valid=False), Pair(3, "8 1", "1 9 1")]
+    findings = Findings()
+    store = build_store(
+        tmp_path / "train",
+        pairs,
+        encode=dict.fromkeys(
+            ("src", "tgt"), lambda texts: [list(map(int, t.split())) for t in texts]
+        ),
+        vocab_size={"src": 100, "tgt": 100},
+        pair_filter=PairFilter(10),
+        fingerprint="",
+        findings=findings,
+    )
+    assert store.lines.tolist() == [1, 3]
+    assert str(store.counts) == ("2 of 3 pairs kept; dropped 1 not valid UTF-8 (first at line 2)")
+    assert findings.src.unknown == UnknownTokens(num_tokens=3, num_unknown=1, first_line=3)
+    assert findings.tgt.unknown.share == 2 / 4
+
+
+def test_few_long_pairs_are_tokenised_at_a_time(monkeypatch):
+    monkeypatch.setattr(nmt.data.store, "CHUNK", 4)
+    monkeypatch.setattr(nmt.data.store, "CHUNK_CHARACTERS", 20)
+    lengths = [1, 1, 1, 1, 1, 30, 1, 9, 9, 9]
+    pairs = [Pair(line, "x" * length, "y") for line, length in enumerate(lengths, 1)]
+    chunks = list(nmt.data.store.chunks(pairs))
+    assert [pair for chunk in chunks for pair in chunk] == pairs
+    assert [len(chunk) for chunk in chunks] == [4, 2, 3, 1]
+
+
+def test_the_fingerprint_knows_what_is_done_with_invalid_lines(text_files):
+    files = text_files(b"a\n\xff\n", b"c\nd\n")
+    replaced, skipped = fingerprint(files, {}, "replace"), fingerprint(files, {}, "skip")
+    assert replaced != skipped
+    assert replaced == fingerprint(text_files("a\n\ufffd\n".encode(), b"c\nd\n"), {})
+    with pytest.raises(DataError):
+        fingerprint(text_files(b"a\n\xff\n", b"c\nd\n"), {})
+    valid = text_files(b"a\n", b"c\n")
+    assert len({fingerprint(valid, {}, policy) for policy in ("strict", "replace", "skip")}) == 1

@@ -165,3 +165,12 @@ def test_json_is_finite_when_lines_are_empty(hypotheses, reference):
 def test_evaluation_does_not_import_torch():
     code = "import sys, nmt.evaluation.report; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_share_of_unknown_tokens_is_shown_where_it_is_known():
+    report = evaluate(["a"], [["a"]], unknown_tokens={"x.ko": 0.01234, "x.en": 0.0})
+    assert "\nunknown tokens: 1.23% of x.ko, 0.00% of x.en\n" in report.to_text()
+    assert report.to_json()["unknown_tokens"] == {"x.ko": 0.01234, "x.en": 0.0}
+    without = evaluate(["a"], [["a"]])
+    assert "unknown" not in without.to_text()
+    assert without.to_json()["unknown_tokens"] == {}

@@ -5,7 +5,6 @@ import gzip
 import io
 import os
 import sys
-import tempfile
 
 import pytest
 from hypothesis import example, given
@@ -306,11 +305,24 @@ class TestWhatCannotBeWritten:
             pass
         assert str(caught.value) == f"{path}: cannot be written: Permission denied"
 
+    def test_a_signal_right_after_the_file_was_made_leaves_none(self, tmp_path, monkeypatch):
+        make = os.open
+
+        def interrupted(*arguments):
+            os.close(make(*arguments))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "open", interrupted)
+        with pytest.raises(KeyboardInterrupt), open_output(tmp_path / "file"):
+            pass
+        monkeypatch.undo()
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_read_only_disk_is_an_error(self, tmp_path, monkeypatch):
-        def refuse(**options):
+        def refuse(*arguments):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-        monkeypatch.setattr(tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(ConfigError) as caught, open_output(tmp_path / "file"):
             pass
         assert str(caught.value) == (

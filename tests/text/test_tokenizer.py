@@ -265,3 +265,21 @@ def test_a_missing_model_file_is_named(tmp_path):
     with pytest.raises(ModelError) as error:
         Tokenizer.load(tmp_path / "none.model")
     assert str(error.value) == f"{tmp_path}/none.model: cannot be read: No such file or directory"
+
+
+def test_an_unknown_word_that_is_spelled_in_bytes_stays_a_word(corpus):
+    tokenizer = train_tokenizer(corpus, kind="word", vocab_size=320, byte_fallback=True)
+    for text in ["나는 漢字 밥을", "漢字 漢字", "나는 漢字"]:
+        [token_ids] = tokenizer.encode([text])
+        assert tokenizer.decode(token_ids) == text
+
+
+def test_unknown_tokens_are_counted(tokenizer_of):
+    found = tokenizer_of("unigram").count_unknown(["bada", "", "bada 漢 字", "漢"])
+    assert (found.num_unknown, found.first_line) == (3, 3)
+    assert found.share == 3 / found.num_tokens
+    assert found.advice("x") == (
+        f"x: 3 of {found.num_tokens} tokens are unknown (the first is in line 3); a tokenizer "
+        "trained with tokenizer.byte_fallback: true spells what it does not know"
+    )
+    assert tokenizer_of("unigram").count_unknown([]).share == 0

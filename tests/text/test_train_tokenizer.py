@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nmt.errors import ConfigError, DataError
-from nmt.text.tokenizer import train_tokenizer
+from nmt.text.tokenizer import learnable, train_tokenizer
 
 
 @pytest.mark.parametrize(("kind", "size"), [("unigram", 100), ("bpe", 99), ("word", 98)])
@@ -141,3 +141,32 @@ def test_ctrl_c_ends_training_at_once_and_leaves_no_process(tmp_path):
     assert time.monotonic() - began < 3
     assert output == f"interrupted, and the learner died of signal {signal.SIGKILL:d}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "word"])
+def test_at_most_takes_the_largest_possible_vocabulary(corpus, kind):
+    with pytest.raises(ConfigError) as error:
+        train_tokenizer(corpus, kind=kind, vocab_size=99_999)
+    [largest] = re.findall(r"at most (\d+)", str(error.value))
+    exact = train_tokenizer(corpus, kind=kind, vocab_size=int(largest))
+    at_most = train_tokenizer(corpus, kind=kind, vocab_size=99_999, size_mode="at_most")
+    assert at_most.model == exact.model
+    for size in (60, 70):
+        assert len(train_tokenizer(corpus, kind=kind, vocab_size=size, size_mode="at_most")) == size
+
+
+def test_a_long_sentence_is_learned_in_parts_that_are_cut_between_words(monkeypatch):
+    monkeypatch.setattr("nmt.text.tokenizer.PART_LENGTH", 10)
+    assert list(learnable("")) == [""]
+    assert list(learnable("0123456789")) == ["0123456789"]
+    assert list(learnable("0123456789 abc")) == ["0123456789", " abc"]
+    assert list(learnable("0123 56789abc defghijklmno")) == [
+        *("0123", " 56789abc", " defghijkl", "mno")
+    ]
+
+
+@pytest.mark.parametrize("sentence", ["나는 " * 30_000, "나" * 60_000], ids=["words", "one word"])
+def test_time_does_not_grow_with_the_square_of_a_sentence(sentence):
+    began = time.monotonic()
+    train_tokenizer(["a b c", sentence], kind="unigram", vocab_size=50, size_mode="at_most")
+    assert time.monotonic() - began < 10

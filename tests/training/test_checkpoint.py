@@ -1,5 +1,6 @@
 """A checkpoint comes back as it was written, and one that is not as written is refused."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import torch
 import nmt
 from nmt.errors import ModelError, TrainingError
 from nmt.training.checkpoint import (
+    SEAL,
     choose_checkpoint,
     latest_good,
     list_checkpoints,
@@ -24,6 +26,8 @@ from nmt.training.checkpoint import (
 )
 
 FILES = ["manifest.json", "model.safetensors", "training_state.pt"]
+WEIGHTS, STATE = FILES[1:]
+READERS = [(WEIGHTS, read_weights), (STATE, read_training_state)]
 ABOUT = {"tokenizers": {"src": "1", "tgt": "2"}}
 
 
@@ -44,7 +48,9 @@ def flip_byte(path, index):
 
 def edit_manifest(checkpoint, **values):
     path = checkpoint / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    manifest = json.loads(path.read_text())
+    manifest.pop(SEAL, None)
+    path.write_text(json.dumps(manifest | values))
 
 
 @pytest.fixture
@@ -146,13 +152,30 @@ class TestDamage:
     def test_one_flipped_byte_is_found(self, tmp_path, name, index):
         checkpoint = write(tmp_path, 1)
         flip_byte(checkpoint / name, index)
-        for read in (verify, read_weights, read_training_state):
+        for read in (verify, {WEIGHTS: read_weights, STATE: read_training_state}[name]):
             with pytest.raises(ModelError) as caught:
                 read(checkpoint)
             assert str(caught.value) == (
                 f"{checkpoint / name}: is damaged (its checksum is not that of manifest.json); "
                 "use an older checkpoint"
             )
+
+    def test_what_is_not_read_need_not_be_whole(self, tmp_path):
+        """To translate, nobody hashes the state of the optimizer, or needs it at all."""
+        checkpoint = write(tmp_path, 1)
+        flip_byte(checkpoint / STATE, -1)
+        assert len(read_weights(checkpoint)) == 2
+        (checkpoint / STATE).unlink()
+        assert len(read_weights(checkpoint)) == 2
+
+    @pytest.mark.parametrize(("name", "read"), READERS)
+    def test_what_the_manifest_does_not_list_is_not_read(self, tmp_path, name, read):
+        checkpoint = write(tmp_path, 1)
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        del files[name]
+        edit_manifest(checkpoint, files=files)
+        with pytest.raises(ModelError, match=f"{name}: is damaged"):
+            read(checkpoint)
 
     @pytest.mark.parametrize("size", [0, 1, 100])
     def test_a_truncated_file_is_found(self, tmp_path, size):
@@ -203,6 +226,19 @@ class TestDamage:
             ModelError, match=r"step-00000001: was made by nmt 7\.1; upgrade nmt to read it$"
         ):
             verify(checkpoint)
+
+    @pytest.mark.parametrize("index", range(0, 520, 5))
+    def test_a_flipped_bit_of_a_manifest_is_damage(self, tmp_path, index):
+        checkpoint = write(tmp_path, 1)
+        before = verify(checkpoint)
+        flip_byte(checkpoint / "manifest.json", index)
+        found = "damaged"
+        with contextlib.suppress(ModelError):
+            found = verify(checkpoint)
+        if found != "damaged":  # it was a bit of the name of the checksum
+            assert {name: found.get(name) for name in before if name != SEAL} == {
+                name: value for name, value in before.items() if name != SEAL
+            }
 
     def test_a_manifest_cannot_lead_out_of_its_folder(self, tmp_path):
         checkpoint = write(tmp_path, 1)
@@ -293,7 +329,11 @@ class TestRemoveOld:
             (tmp_path / f"checkpoints/step-0000000{step}/manifest.json").unlink()
         write(tmp_path, 5)
         remove_old(tmp_path, keep_last=2)
+        assert self.names(tmp_path) == [4, 5, 6, 8]
+        write(tmp_path, 6)
+        remove_old(tmp_path, keep_last=2)
         assert self.names(tmp_path) == [5, 6, 8]
+        (tmp_path / "checkpoints/step-00000006/manifest.json").unlink()
         assert latest_good(tmp_path, warnings.append).name == "step-00000005"
 
 

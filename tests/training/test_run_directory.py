@@ -161,6 +161,17 @@ class TestMetrics:
             ("valid", 2),
         ]
 
+    def test_a_validation_that_will_be_repeated_is_forgotten(self, run):
+        for step in (1, 2):
+            run.record("train", step=step)
+            run.record("valid", step=step)
+        run.forget_after(2, validation_due=True)
+        assert [(event["event"], event["step"]) for event in self.events(run)] == [
+            ("train", 1),
+            ("valid", 1),
+            ("train", 2),
+        ]
+
     def test_what_is_kept_is_kept_byte_for_byte(self, run):
         run.record("train", step=1, loss=0.1)
         before = run.metrics.read_bytes()

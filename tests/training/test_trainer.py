@@ -263,26 +263,31 @@ class TestGuard:
         self, batches_of, model_of, trainer_of, recorder, weights_of
     ):
         model, weights, scales = model_of(), [], []
-        handle = None
+        factors = iter([1.0, math.inf, math.inf, 1.0])
+        embedding = model.encoder.embedding.weight
 
-        def act(report):
-            nonlocal handle
+        def overflow(gradient):
             weights.append(weights_of(model))
-            scales.append(trainer.scaler.get_scale())
-            if report.step == 1:
-                embedding = model.encoder.embedding.weight
-                handle = embedding.register_hook(lambda gradient: gradient * math.inf)
-            if report.step == 3:
-                handle.remove()
+            return gradient * next(factors)
 
-        trainer = trainer_of(model, batches_of(1000), precision="fp16", clip_norm=1.0)
-        trainer.train(4, recorder(on_step=act))
-        assert_same(weights[0], weights[1])
-        assert_same(weights[0], weights[2])
-        assert not torch.equal(*(w["decoder.output_layer.weight"] for w in weights[2:]))
-        assert scales == [65536.0, 32768.0, 16384.0, 16384.0]
-        assert trainer.progress.skipped == 0
-        assert all(weight.isfinite().all() for weight in weights[3].values())
+        embedding.register_hook(overflow)
+        schedule = Schedule("linear", 0.5, warmup_steps=0, max_steps=4)
+        trainer = trainer_of(
+            model, batches_of(1000), precision="fp16", clip_norm=1.0, schedule=schedule
+        )
+        hooks = recorder(on_step=lambda _: scales.append(trainer.scaler.get_scale()))
+        trainer.train(2, hooks)
+        assert not torch.equal(*(w["decoder.output_layer.weight"] for w in weights[:2]))
+        assert_same(weights[1], weights[2])
+        assert_same(weights[1], weights[3])
+        assert not torch.equal(
+            weights[3]["decoder.output_layer.weight"], model.decoder.output_layer.weight
+        )
+        assert scales == [65536.0, 16384.0]
+        assert [report.step for report in hooks.reports] == [1, 2]
+        assert [report.learning_rate for report in hooks.reports] == [0.4, 0.3]
+        assert (trainer.progress.skipped, trainer.progress.epoch) == (0, 3)
+        assert all(weight.isfinite().all() for weight in weights_of(model).values())
 
     def test_too_many_skipped_updates_end_training(
         self, batches_of, model_of, trainer_of, recorder
@@ -292,7 +297,7 @@ class TestGuard:
         with pytest.raises(TrainingError) as caught:
             trainer.train(10, recorder())
         assert str(caught.value) == (
-            "step 4: more than 3 updates in a row overflowed fp16; use training.precision bf16 or "
+            "step 1: more than 3 updates in a row overflowed fp16; use training.precision bf16 or "
             "fp32"
         )
 

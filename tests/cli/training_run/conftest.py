@@ -41,6 +41,7 @@ training:
   learning_rate: 0.01
   schedule: plateau
   plateau_patience: 2
+  ema_decay: 0.9
   log_every: 1
 validation: {every: 3, beam_size: 1}
 decoding: {beam_size: 1, max_length_ratio: 1.0}

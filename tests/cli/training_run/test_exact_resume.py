@@ -5,14 +5,22 @@ With dropout, subword sampling, accumulated batches, and a learning rate that va
 12 are validated.
 """
 
+import random
 import signal
+from dataclasses import fields
+from itertools import chain, islice
 
+import numpy as np
 import pytest
 import torch
 
-from nmt.cli import training_run
+from nmt.build.data import build_batches, load_tokenizers
 from nmt.cli.training_run import Hooks
+from nmt.config import load_config
+from nmt.data.batches import Batches
+from nmt.data.store import TokenStore
 from nmt.errors import ConfigError
+from nmt.training.checkpoint import SEAL, STATE, verify
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 # Why a run may be stopped there
@@ -26,8 +34,16 @@ MOMENTS = {
 }
 
 
+def manifest(run):
+    """What is said about the latest checkpoint, all but the bytes of its training state."""
+    about = verify(run.latest)
+    del about["files"][STATE], about[SEAL]
+    return about
+
+
 def assert_same_runs(found, expected, same_state):
     assert found.weights == expected.weights
+    assert manifest(found) == manifest(expected)
     assert same_state(found.state, expected.state)
     assert found.events == expected.events
     assert found.latest.name == expected.latest.name == "step-00000012"
@@ -49,6 +65,44 @@ def test_it_holds_for_a_schedule_of_the_step(trainer, straight, stop_after, same
     assert_same_runs(trainer(*overrides, resume=True), straight(*overrides), same_state)
 
 
+def test_it_holds_for_merges_that_are_left_out_at_random(trainer, straight, stop_after, same_state):
+    overrides = ("tokenizer.kind=bpe", "run_dir=bpe")
+    stop_after(2)
+    trainer(*overrides, expect=EXIT_STOPPED)
+    assert_same_runs(trainer(*overrides, resume=True), straight(*overrides), same_state)
+    without_sampling = straight(*overrides, "tokenizer.sampling=0.0")
+    assert straight(*overrides).weights != without_sampling.weights
+
+
+def test_it_holds_where_the_batches_of_an_update_are_of_two_epochs(
+    trainer, straight, stop_after, same_state
+):
+    overrides = ("training.accumulate=3",)
+    stop_after(3)
+    stopped = trainer(*overrides, expect=EXIT_STOPPED)
+    progress = stopped.state["trainer"]["progress"]
+    assert (progress["epoch"], progress["batch"]) == (1, 1)
+    assert_same_runs(trainer(*overrides, resume=True), straight(*overrides), same_state)
+
+
+def test_it_holds_for_a_run_that_patience_ends(stopped, resume, straight, same_state):
+    stopped(7)
+    resumed, expected = (ended("validation.patience=2") for ended in (resume, straight))
+    assert resumed.latest.name == expected.latest.name == "step-00000009"
+    assert resumed.weights == expected.weights
+    assert same_state(resumed.state, expected.state)
+    assert resumed.events == expected.events
+
+
+def test_it_holds_whatever_else_was_drawn_before(stopped, resume, straight, same_state):
+    """All that is random in training comes from the seed or torch's state, which is saved."""
+    stopped(7)
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    assert_same_runs(resume(), straight(), same_state)
+
+
 def test_it_holds_for_a_stop_between_validation_and_the_next_step(
     trainer, straight, monkeypatch, same_state
 ):
@@ -64,6 +118,36 @@ def test_it_holds_for_a_stop_between_validation_and_the_next_step(
     stopped = trainer(expect=EXIT_STOPPED)
     assert stopped.latest.name == "step-00000003"
     assert not stopped.state["trainer"]["progress"]["validation_due"]
+    assert_same_runs(trainer(resume=True), straight(), same_state)
+
+
+def test_it_holds_for_metrics_of_several_steps(trainer, straight, stop_after, same_state):
+    stop_after(7)
+    trainer("training.log_every=5", expect=EXIT_STOPPED)
+    resumed = trainer("training.log_every=5", resume=True)
+    assert_same_runs(resumed, straight("training.log_every=5"), same_state)
+    assert [event["step"] for event in resumed.events if event["event"] == "train"] == [5, 10]
+
+
+def test_it_holds_for_a_kill_after_a_repeated_validation(
+    trainer, straight, stop_after, same_state, monkeypatch
+):
+    """Stopped in a validation, it is made again; its line must not be there twice."""
+    stop_after(3)
+    stopped = trainer(expect=EXIT_STOPPED)
+    assert stopped.state["trainer"]["progress"]["validation_due"]
+
+    class PowerCutError(Exception):
+        pass
+
+    def save(self, step, is_best):
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Hooks, "save", save)
+        with pytest.raises(PowerCutError):
+            trainer(resume=True)
+    assert [event["event"] for event in stopped.events][-1] == "valid"
     assert_same_runs(trainer(resume=True), straight(), same_state)
 
 
@@ -116,84 +200,52 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(trainer, stra
     assert trainer("seed=2", "run_dir=other").weights != straight().weights
 
 
-def clear_optimizer(state):
-    state["trainer"]["optimizer"]["state"] = {}
-
-
-def forget_moments(state):
-    for moments in state["trainer"]["optimizer"]["state"].values():
-        moments["exp_avg"].zero_()
-
-
-def forget_adams_steps(state):
-    for moments in state["trainer"]["optimizer"]["state"].values():
-        moments["step"].zero_()
-
-
-def reseed(state):
-    state["trainer"]["random"] = torch.Generator().manual_seed(1).get_state()
-
-
-def progress(**changes):
-    return lambda state: state["trainer"]["progress"].update(changes)
-
-
 @pytest.fixture
-def reading(monkeypatch):
-    """Makes the training state come back changed."""
+def batches_read(monkeypatch):
+    """The training batches in the order in which the loop takes them."""
+    taken = []
+    real = Batches.epoch
 
-    def arm(change):
-        read = training_run.read_training_state
+    def epoch(self, epoch, start=0):
+        for batch in real(self, epoch, start):
+            if self.samplers is not None:  # those of training
+                taken.append(batch)
+            yield batch
 
-        def read_and_change(checkpoint):
-            state = read(checkpoint)
-            change(state)
-            return state
-
-        monkeypatch.setattr(training_run, "read_training_state", read_and_change)
-
-    return arm
-
-
-@pytest.mark.parametrize(
-    ("step", "lose"),
-    [
-        pytest.param(7, clear_optimizer, id="optimizer"),
-        pytest.param(7, forget_moments, id="moments"),
-        pytest.param(7, forget_adams_steps, id="adam's step count"),
-        pytest.param(7, reseed, id="random state"),
-        pytest.param(7, progress(step=8), id="step"),
-        pytest.param(7, progress(epoch=2), id="epoch"),
-        pytest.param(7, progress(batch=0), id="batch"),
-        pytest.param(7, progress(batch=7), id="one batch"),
-        pytest.param(7, progress(best_score=None), id="best score"),
-        pytest.param(7, progress(bad_validations=0), id="bad validations"),
-        pytest.param(10, progress(reductions=0), id="reductions"),
-        pytest.param(3, progress(validation_due=False), id="validation due"),
-    ],
-)
-def test_each_saved_piece_is_needed(stopped, resume, straight, reading, step, lose):
-    """Resumed with one piece lost, a run ends with other weights."""
-    stopped(step)
-    reading(lose)
-    assert resume().weights != straight().weights
+    monkeypatch.setattr(Batches, "epoch", epoch)
+    return taken
 
 
-@pytest.mark.parametrize("change", [progress(tokens=1), progress(best_step=1)])
-def test_pieces_that_no_weight_depends_on_come_back_too(
-    stopped, resume, straight, reading, same_state, change
+def batches_of_seed(run, first):
+    """The training batches from the given one on, as the seed alone tells them."""
+    config = load_config(str(run.path / "config.yaml"))
+    store = TokenStore(run.path / "data" / "train")
+    made = build_batches(config, store, load_tokenizers(config, run.path / "tokenizer"))
+    return islice((batch for epoch in range(9) for batch in made.epoch(epoch)), first, None)
+
+
+@pytest.mark.parametrize("step", MOMENTS, ids=MOMENTS.values())
+def test_the_next_batches_are_a_function_of_seed_and_step(
+    stopped, resume, batches_read, step, same_state
 ):
-    stopped(7)
-    reading(change)
-    resumed = resume()
-    assert resumed.weights == straight().weights
-    assert not same_state(resumed.state, straight().state)
+    """No iterator is saved: a run that goes on takes the batches of its seed, from its step on."""
+    run = stopped(step)
+    progress = run.state["trainer"]["progress"]
+    assert {type(value) for value in progress.values()} <= {int, float, bool, type(None)}
+    resume("training.max_steps=16")
+    expected = list(islice(batches_of_seed(run, 2 * step), 8))
+    assert len(batches_read) >= len(expected) == 8
+    for found, wanted in zip(batches_read, expected, strict=False):
+        for field in fields(wanted):
+            assert same_state(getattr(found, field.name), getattr(wanted, field.name)), field.name
 
 
-def test_the_weights_are_read_back(stopped, resume, straight, monkeypatch):
-    stopped(7)
-    monkeypatch.setattr(training_run, "load_weights", lambda *_: None)
-    assert resume().weights != straight().weights
+def test_a_run_takes_the_batches_of_its_seed_from_the_first_on(trainer, batches_read):
+    run = trainer()
+    taken = [batch.lines for batch in batches_read]
+    assert taken == [batch.lines for batch in islice(batches_of_seed(run, 0), 24)]
+    for start in (0, 8, 16):  # an epoch is every line once
+        assert sorted(chain(*taken[start : start + 8])) == list(range(1, 61))
 
 
 def test_a_run_can_be_made_longer(trainer, straight, same_state):

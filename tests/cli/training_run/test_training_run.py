@@ -204,10 +204,20 @@ class TestResume:
     def test_another_config_is_refused_with_all_changes(self, stopped, resume):
         stopped(1)
         with pytest.raises(ConfigError) as caught:
-            resume("model.dropout=0.1", "seed=7", "training.log_every=2", "model.cell=lstm")
+            resume("model.dropout=0.1", "seed=7", "training.log_every=2")
         assert str(caught.value) == (
-            "run: the run was begun with another config (seed: 1 -> 7; model.cell: gru -> lstm; "
-            "model.dropout: 0.3 -> 0.1); undo the change, or choose another run_dir"
+            "run: the run was begun with another config (seed: 1 -> 7; model.dropout: 0.3 -> 0.1); "
+            "undo the change, go on with it by --override-resume seed --override-resume "
+            "model.dropout, or choose another run_dir"
+        )
+
+    def test_what_the_weights_are_made_of_cannot_be_forced(self, stopped, resume):
+        stopped(1)
+        with pytest.raises(ConfigError) as caught:
+            resume("seed=7", "model.cell=lstm", "training.log_every=2")
+        assert str(caught.value) == (
+            "run: the run was begun with another config (seed: 1 -> 7; model.cell: gru -> lstm); "
+            "its weights fit no other model.cell: undo the change, or choose another run_dir"
         )
 
     def test_a_refused_change_does_not_touch_the_run(self, stopped, resume):
@@ -226,8 +236,8 @@ class TestResume:
         with pytest.raises(ConfigError) as caught:
             resume()
         assert str(caught.value) == (
-            "run: the training data has changed since the run was begun; restore it, or choose "
-            "another run_dir"
+            "run: the training data has changed since the run was begun; restore it, go on with "
+            "the changed data by --override-resume data.train, or choose another run_dir"
         )
 
     def test_restored_training_data_is_accepted_again(self, stopped, resume, straight):
