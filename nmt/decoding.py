@@ -1,6 +1,5 @@
 """Token ids → token ids: the model and the search together."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 
 from nmt.data.batches import Batch, make_batch
 from nmt.errors import ConfigError, TrainingError
+from nmt.memory import free_memory, is_out_of_memory, keep_freed_memory, memory_in_use
 from nmt.model.decoder import DecoderState
 from nmt.model.folded import FoldedDecoder, fold, type_beside_int8
 from nmt.model.restricted import RestrictedDecoder
 from nmt.model.seq2seq import Seq2Seq
-from nmt.out_of_memory import free_memory, is_out_of_memory, memory_in_use
 from nmt.search.beam import Hypothesis, State, Step, beam_search
 from nmt.text.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
@@ -56,9 +55,9 @@ class SearchOptions:
                 f"n-best: must be between 1 and the beam size {self.beam_size}, but is "
                 f"{self.n_best}; raise the beam size"
             )
-        if not 0 <= self.length_penalty < math.inf:
+        if not 0 <= self.length_penalty <= 10:
             raise ConfigError(
-                f"length penalty: must be a number of at least 0, but is {self.length_penalty}"
+                f"length penalty: must be a number from 0 to 10, but is {self.length_penalty}"
             )
         if self.min_length < 0:
             raise ConfigError(f"min length: must be at least 0, but is {self.min_length}")
@@ -99,6 +98,8 @@ class Searcher:
         self.int8 = precision == torch.int8
         self.shortlist = shortlist
         self._folded: tuple[Tensor, FoldedDecoder] | None = None
+        if device.type == "cpu":
+            keep_freed_memory()
 
     def __call__(self, sources: list[list[int]], options: SearchOptions) -> list[list[Hypothesis]]:
         """The best hypotheses for sources of token ids, each at least one token long.

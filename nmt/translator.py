@@ -16,9 +16,9 @@ import torch
 from nmt.data.batches import make_batch
 from nmt.decoding import Searcher, SearchOptions, Shortlist, autocast, run_batches
 from nmt.errors import ConfigError
+from nmt.memory import memory_in_use
 from nmt.model.attention import Attention
 from nmt.model.seq2seq import Seq2Seq
-from nmt.out_of_memory import memory_in_use
 from nmt.search.beam import Hypothesis as Found
 from nmt.text.tokenizer import EOS, EOS_ID, WORD_START, Segmented, Tokenizer
 

@@ -9,7 +9,7 @@ import torch
 from nmt.data.batches import Batch, Batches
 from nmt.errors import TrainingError
 from nmt.evaluation.metrics import Score, bleu, chrf
-from nmt.out_of_memory import free_memory, is_out_of_memory, memory_in_use
+from nmt.memory import free_memory, is_out_of_memory, memory_in_use
 from nmt.translator import SearchOptions, Translator
 
 

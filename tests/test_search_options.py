@@ -41,15 +41,19 @@ def test_the_longest_translation_depends_on_the_source():
         ),
         (
             {"length_penalty": -0.5},
-            "length penalty: must be a number of at least 0, but is -0.5",
+            "length penalty: must be a number from 0 to 10, but is -0.5",
         ),
         (
             {"length_penalty": float("nan")},
-            "length penalty: must be a number of at least 0, but is nan",
+            "length penalty: must be a number from 0 to 10, but is nan",
+        ),
+        (
+            {"length_penalty": 10.5},
+            "length penalty: must be a number from 0 to 10, but is 10.5",
         ),
         (
             {"length_penalty": float("inf")},
-            "length penalty: must be a number of at least 0, but is inf",
+            "length penalty: must be a number from 0 to 10, but is inf",
         ),
         ({"min_length": -1}, "min length: must be at least 0, but is -1"),
         (

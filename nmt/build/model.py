@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from nmt.config import Config
 from nmt.errors import ConfigError
+from nmt.memory import machine_memory
 from nmt.model.attention import (
     AdditiveScore,
     Attention,
@@ -19,7 +20,6 @@ from nmt.model.attention import (
 from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderSizes, LuongDecoder
 from nmt.model.encoder import Encoder
 from nmt.model.seq2seq import Seq2Seq
-from nmt.out_of_memory import machine_memory
 
 
 def build_model(config: Config, src_vocab_size: int, tgt_vocab_size: int) -> Seq2Seq:

@@ -49,7 +49,7 @@ class Program(TyperGroup):
                 error(str(signal))
             raise typer.Exit(signal.exit_code) from None
         except (RuntimeError, MemoryError) as problem:
-            from nmt.out_of_memory import is_out_of_memory
+            from nmt.memory import is_out_of_memory
 
             if not is_out_of_memory(problem):
                 raise

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from nmt.errors import TrainingError
-from nmt.out_of_memory import machine_memory, peak_memory
+from nmt.memory import machine_memory, peak_memory
 from nmt.training.trainer import Trainer
 
 CPU_BATCH_TOKENS = (256, 512, 1024, 2048)

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from nmt.data.batches import Batch, Batches
 from nmt.errors import TrainingError
+from nmt.memory import free_memory, is_out_of_memory, keep_freed_memory, memory_in_use
 from nmt.model.seq2seq import Seq2Seq
-from nmt.out_of_memory import free_memory, is_out_of_memory, memory_in_use
 from nmt.training.average import WeightAverage
-from nmt.training.memory import keep_freed_memory
 from nmt.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -246,7 +246,7 @@ def test_a_beam_of_one_is_greedy_search(translate, tiny):
         (("--n-best", "6"), "n-best: must be between 1 and the beam size 5, but is 6; raise "),
         (("--n-best", "0"), "n-best: must be between 1 and the beam size 5, but is 0; raise "),
         (("--max-length", "0"), "max length: must be at least the min length 1, but is 0"),
-        (("--length-penalty", "-1"), "length penalty: must be a number of at least 0, but is -1.0"),
+        (("--length-penalty", "-1"), "length penalty: must be a number from 0 to 10, but is -1.0"),
         (("--batch-tokens", "0"), "batch tokens: must be at least 1, but is 0"),
         (("--output", "."), ".: is a folder, but must be a file"),
         (("--output", "none/x"), "none/x: cannot be written: No such file or directory"),

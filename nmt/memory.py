@@ -1,5 +1,6 @@
-"""Out of memory: how it is recognised, what can be given back, and how much is in use."""
+"""Memory: what it means to run out of it, how much there is, and what is kept for the next step."""
 
+import ctypes
 import gc
 import os
 import resource
@@ -27,6 +28,10 @@ ONEDNN_SIGNS = {
 """All that oneDNN says then. Where it lacks an operation it names it, and says more."""
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LARGEST_BLOCK = 1 << 25  # the most that glibc allows
+LARGEST_REST = (1 << 31) - 1
 
 MEBIBYTE = 2**20
 
@@ -85,3 +90,21 @@ def machine_memory() -> int:
         total = min(total, int(limit)) if limit.isdecimal() else total
     limit_here, _ = resource.getrlimit(resource.RLIMIT_AS)
     return total if limit_here == resource.RLIM_INFINITY else min(total, limit_here)
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library not to give freed memory back to the system, and say whether it will not.
+
+    Every step of training and of search allocates the same large tensors. Given back in between,
+    each of their pages would be cleared again by the system, which costs more than many an
+    operation on it.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return False
+    return bool(
+        mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK) and mallopt(M_TRIM_THRESHOLD, LARGEST_REST)
+    )

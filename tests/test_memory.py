@@ -6,8 +6,8 @@ import resource
 import pytest
 import torch
 
-from nmt import out_of_memory
-from nmt.out_of_memory import free_memory, is_out_of_memory, machine_memory, memory_in_use
+from nmt import memory
+from nmt.memory import free_memory, is_out_of_memory, machine_memory, memory_in_use
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,7 @@ def test_a_limit_of_the_process_is_named(monkeypatch):
 
 def test_a_container_may_have_less_memory_than_the_machine(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(out_of_memory, "CONTAINER_LIMIT", limit)
+    monkeypatch.setattr(memory, "CONTAINER_LIMIT", limit)
     total = machine_memory()
     limit.write_text("max\n")
     assert machine_memory() == total

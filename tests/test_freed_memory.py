@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import ctypes, resource
-from nmt.training.memory import keep_freed_memory
+from nmt.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
