@@ -52,8 +52,8 @@ training:
   schedule: plateau
   plateau_patience: 1
   keep_last: 3
+  ema_decay: 0.9
   log_every: 1
-  {average}
 validation: {{every: {every}, metric: {metric}, beam_size: 2, patience: null}}
 decoding: {{beam_size: 2}}
 """
@@ -137,12 +137,9 @@ class Soak:
             for language in ("ko", "en"):
                 lines = (DEMO / f"{part}.{language}").read_bytes().split(b"\n")
                 (folder / f"{part}.{language}").write_bytes(b"\n".join(lines[:size]) + b"\n")
-        schema = json.loads(ask_nmt("schema"))
-        has_average = "ema_decay" in schema["$defs"]["TrainingConfig"]["properties"]
         config = CONFIG.format(
             **SHAPES[number % len(SHAPES)],
             seed=self.draw.randrange(10**6),
-            average="ema_decay: 0.9" if has_average else "",
             updates=self.updates,
             every=max(self.updates // 12, 2),
         )

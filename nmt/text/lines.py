@@ -176,7 +176,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         return
     target = Path(os.path.realpath(path))
     # Named before it is made: a signal that arrives in between finds something to remove.
-    temporary = target.with_name(f".{target.name}.{secrets.token_urlsafe(6)}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -16,7 +16,7 @@ from nmt.training.checkpoint import MANIFEST, list_checkpoints, remove_unfinishe
 
 FOLDERS = ("tokenizer", "data", "checkpoints")
 OURS = {"config.yaml", "metrics.jsonl", "log.txt", "latest", "best", ".lock", *FOLDERS}
-UNFINISHED = re.compile(r"\.(.+\.model|config\.yaml|metrics\.jsonl|latest|best)\.[a-z0-9_]{8}")
+UNFINISHED = re.compile(r"\.(.+\.model|config\.yaml|metrics\.jsonl|latest|best)\.[0-9a-f]{8}")
 """What `atomic_write` calls a file of ours that is not complete."""
 
 

@@ -117,7 +117,7 @@ class TestF21KilledWhileSaving:
         self, small_run, undisturbed
     ):
         small_run.train(training__max_steps=4)
-        left = ["checkpoints/step-00000006.tmp-99", "data/train.tmp-99", ".latest.ab_12cd3"]
+        left = ["checkpoints/step-00000006.tmp-99", "data/train.tmp-99", ".latest.ab12cd34"]
         left += [".metrics.jsonl.abcdefgh", "tokenizer/.shared.model.abcdefgh"]
         kept = [".nfs00000001", ".latest.txt", "tokenizer/.keep", "data/notes"]
         for name in left + kept:
