@@ -1,6 +1,6 @@
 """The program `nmt`: its commands, and the one place where errors become exit codes."""
 
-from contextlib import suppress
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -44,10 +44,9 @@ class Program(TyperGroup):
         except KeyboardInterrupt:
             error("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except Terminated as signal:
-            with suppress(OSError):  # of a terminal that is gone
-                error(str(signal))
-            raise typer.Exit(signal.exit_code) from None
+        except Terminated as ended:
+            error(str(ended))
+            raise typer.Exit(ended.exit_code) from None
         except (RuntimeError, MemoryError) as problem:
             from nmt.memory import is_out_of_memory
 
@@ -112,4 +111,7 @@ def program(
 
 def main() -> None:
     """Run the program."""
-    app()
+    try:
+        app()
+    finally:  # all is done, and Python's own ending has nothing that could be interrupted
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

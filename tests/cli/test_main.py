@@ -136,6 +136,20 @@ def test_ctrl_c_exits_with_130(nmt, monkeypatch):
     assert (ended.code, ended.out, ended.err) == (130, "", "error: interrupted\n")
 
 
+LATE = """
+import atexit, os, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["nmt", "--version"]
+from nmt.cli import main
+main()
+"""
+
+
+def test_ctrl_c_after_the_end_is_no_traceback():
+    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_each_problem_of_a_config_has_its_own_line(nmt, tiny):
     ended = nmt("train", "-c", tiny.config, "--set", "sed=1", "--set", "model.cell=gur")
     assert (ended.code, ended.out) == (2, "")

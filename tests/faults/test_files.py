@@ -118,7 +118,7 @@ class TestF21KilledWhileSaving:
     ):
         small_run.train(training__max_steps=4)
         left = ["checkpoints/step-00000006.tmp-99", "data/train.tmp-99", ".latest.ab12cd34"]
-        left += [".metrics.jsonl.abcdefgh", "tokenizer/.shared.model.abcdefgh"]
+        left += [".metrics.jsonl.abcdef01", "tokenizer/.shared.model.abcdef01"]
         kept = [".nfs00000001", ".latest.txt", "tokenizer/.keep", "data/notes"]
         for name in left + kept:
             (small_run.path / name).mkdir() if "tmp-" in name else (small_run.path / name).touch()
