@@ -68,6 +68,21 @@ def test_products_equal_those_in_fp64_in_every_layout(left, right, monkeypatch):
         torch.testing.assert_close(result, right_one, atol=2e-5, rtol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize("right", layouts(1, 1))
+def test_onednn_gets_no_slice_of_a_matrix(right, monkeypatch):
+    """It multiplies slices rightly too, but hundreds of times as slowly."""
+    seen = []
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def record(a, weight, *rest):
+        seen.append(weight)
+        return multiply(a, weight, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", record)
+    _ = torch.randn(N, K) @ layouts(K, M)[right]
+    assert [weight.is_contiguous() or weight.t().is_contiguous() for weight in seen] == [True]
+
+
 def test_results_land_where_they_were_asked_for():
     a, b, target = torch.randn(N, K), torch.randn(K, M), torch.zeros(N, 2 * M)
     out = target[:, :M]

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from nmt.data.batches import Batches
 from nmt.errors import TrainingError
 from nmt.training import batch_size
 from nmt.training.batch_size import CPU_BATCH_TOKENS, find_batch_tokens
@@ -84,6 +86,16 @@ def test_the_largest_batch_has_the_most_positions(batches_of):
     sizes = [b.src.numel() + b.tgt_output.numel() for b in batches.epoch(0)]
     largest = batches.largest()
     assert largest.src.numel() + largest.tgt_output.numel() == max(sizes) > min(sizes)
+
+
+def test_one_long_sentence_makes_a_batch_large(store_of):
+    class TwoBatches(Batches):
+        def plan(self, epoch):
+            return [np.array([0, 1, 2]), np.array([3, 4])]
+
+    pairs = [("ab", "ab")] * 3 + [("abcdefabc", "f"), ("a", "f")]
+    largest = TwoBatches(store_of(pairs), 100, seed=1).largest()
+    assert largest.lines == [4, 5]
 
 
 def test_halves_that_do_not_fit_end_training_with_numbers(
