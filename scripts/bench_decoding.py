@@ -30,6 +30,7 @@ from nmt.build.saved import SearchPrecision, build_translator
 from nmt.build.training import build_device
 from nmt.cli.workers import TASK_LINES, can_fork, share_cores, translate_lines
 from nmt.config import Config
+from nmt.model.onednn import use_onednn
 from nmt.text.tokenizer import Tokenizer
 from nmt.translator import SearchOptions, Translator
 
@@ -157,6 +158,8 @@ def make_translator(
     """A translator around a fresh model."""
     tokenizers = Tokenizers(tokenizer, tokenizer)
     model = make_model(config, device)
+    if device.type == "cpu" and precision == "fp32":
+        use_onednn(model)  # as nmt.load does
     return build_translator(config, model, tokenizers, device, precision, options)
 
 

@@ -12,7 +12,7 @@ from bench_flops import Shape
 from bench_setup import Bench
 from torch import Tensor
 
-from nmt.model.onednn import torch_products, use_onednn
+from nmt.model.onednn import product, suits_processor, torch_products
 
 DTYPES = {
     "fp32": torch.float32,
@@ -28,7 +28,7 @@ DECODED_SENTENCES = 64
 def gemm_precisions(device: torch.device) -> tuple[str, ...]:
     """The number formats whose peak is measured."""
     if device.type == "cpu":
-        return ("fp32", *["fp32-onednn"] * use_onednn(), "bf16", "int8")
+        return ("fp32", *["fp32-onednn"] * suits_processor(), "bf16", "int8")
     return ("fp32", "tf32", "bf16", "fp16", "int8")
 
 
@@ -81,6 +81,8 @@ def _product(
         return lambda: torch._int_mm(left, right.t())
     left = torch.randn(rows, inner, dtype=DTYPES[precision], device=device)
     right = torch.randn(columns, inner, dtype=DTYPES[precision], device=device)
+    if precision == "fp32-onednn":
+        return lambda: product(left, right.t())
     return lambda: torch.nn.functional.linear(left, right)
 
 

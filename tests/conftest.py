@@ -20,10 +20,11 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # processes buffer their output as a u
 
 @pytest.fixture(scope="session", autouse=True)
 def fast_products():
-    """As in every command that computes."""
-    from nmt.model.onednn import use_onednn  # not before the threads are set
+    """As with a model that is large enough."""
+    from nmt.model import onednn  # not before the threads are set
 
-    use_onednn()
+    if onednn.suits_processor():
+        onednn.replace_products()
 
 
 SUBJECTS = {"나는": "I", "너는": "you", "그는": "he", "지우는": "Zoé", "민수는": "Minsu"}

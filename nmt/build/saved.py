@@ -15,6 +15,7 @@ from nmt.build.training import build_device, check_precision
 from nmt.config import Config, load_config
 from nmt.data.shortlist import Shortlist
 from nmt.errors import ConfigError, ModelError, NMTError
+from nmt.model.onednn import use_onednn
 from nmt.model.seq2seq import Seq2Seq
 from nmt.training.checkpoint import (
     WEIGHTS,
@@ -189,6 +190,8 @@ def load(
     except ConfigError as error:
         raise ModelError(f"{saved.checkpoint}: {error}") from None
     load_weights(model, saved.checkpoint)
+    if target.type == "cpu" and precision == "fp32":
+        use_onednn(model)
     return build_translator(
         saved.config, model, saved.tokenizers, target, precision, options, allowed
     )

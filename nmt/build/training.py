@@ -22,7 +22,6 @@ def build_device(name: str) -> torch.device:
         ConfigError: if it is not there. There is no silent fall back to the CPU.
     """
     torch.backends.cudnn.allow_tf32 = False  # cuDNN would round fp32 to 10 bits of it
-    use_onednn()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
@@ -87,6 +86,8 @@ def build_trainer(
 ) -> Trainer:
     """The training loop over a model that is already on its device."""
     training = config.training
+    if device.type == "cpu" and training.precision == "fp32":
+        use_onednn(model)
     return Trainer(
         model,
         build_optimizer(config, model, device),

@@ -15,24 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _PRODUCTS = ("mm", "mm.out", "addmm", "addmm.out", "addmm_")
 _SMALLEST = 1 << 21
 """Multiplications in a product that is worth the 10 microseconds that this detour costs."""
 
+SMALLEST_MODEL = 2_000_000
+"""Parameters of a model whose products are mostly worth it."""
+
 _enabled = True
 
 
-@functools.cache
-def use_onednn() -> bool:
-    """Multiply fp32 matrices with oneDNN where that is faster, from now on; say whether it is."""
-    if not (_is_amd() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")):
-        return False
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def use_onednn(model: nn.Module) -> bool:
+    """Multiply fp32 matrices with oneDNN from now on, if that makes a model faster; say whether."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if size < SMALLEST_MODEL or not suits_processor():
         return False
     replace_products()
     return True
+
+
+@functools.cache
+def suits_processor() -> bool:
+    """Whether oneDNN is faster than torch's own products here."""
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_avx512 and is_there and _is_amd()
 
 
 @contextlib.contextmanager
@@ -62,11 +71,11 @@ def replace_products() -> torch.library.Library:
         return torch_own[name].call_boxed
 
     def mm(keys: Any, a: Tensor, b: Tensor) -> Tensor:
-        return _product(a, b) if _is_worth(a, b) else own("mm")(keys, a, b)
+        return product(a, b) if _is_worth(a, b) else own("mm")(keys, a, b)
 
     def mm_out(keys: Any, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
         if _is_worth(a, b) and out.shape == (len(a), b.size(1)):
-            return out.copy_(_product(a, b))
+            return out.copy_(product(a, b))
         return own("mm.out")(keys, a, b, out=out)
 
     def addmm(
@@ -94,7 +103,7 @@ def replace_products() -> torch.library.Library:
         keys: Any, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
     ) -> Tensor:
         if _is_worth(a, b, beta, alpha) and c.shape == (len(a), b.size(1)):
-            return c.add_(_product(a, b))
+            return c.add_(product(a, b))
         return own("addmm_")(keys, c, a, b, beta=beta, alpha=alpha)
 
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
@@ -118,17 +127,17 @@ def _is_worth(a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> bool:
     )
 
 
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply (N, K) and (K, M), and add (M,): (N, M)."""
     weight = b.t()
     if not weight.is_contiguous() and not b.is_contiguous():
         weight = weight.contiguous()  # oneDNN has no fast kernel for slices of a matrix
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
-    return product
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+    return result
 
 
 def _sum(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Multiply (N, K) and (K, M), and add what broadcasts to (N, M)."""
     if c.dim() == 1 and c.is_contiguous() and len(c) == b.size(1):
-        return _product(a, b, bias=c)
-    return _product(a, b).add_(c)
+        return product(a, b, bias=c)
+    return product(a, b).add_(c)

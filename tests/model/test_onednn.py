@@ -33,13 +33,13 @@ def layouts(rows: int, columns: int) -> dict[str, Tensor]:
 def calls(monkeypatch) -> list[tuple[int, ...]]:
     """Shapes that oneDNN has multiplied."""
     seen = []
-    multiply = onednn._product
+    multiply = onednn.product
 
     def record(a, b, bias=None):
         seen.append((*a.shape, b.size(1)))
         return multiply(a, b, bias)
 
-    monkeypatch.setattr(onednn, "_product", record)
+    monkeypatch.setattr(onednn, "product", record)
     return seen
 
 
@@ -151,8 +151,19 @@ def test_layers_of_torch_and_their_gradients_go_through_onednn(layer, monkeypatc
 
 
 @pytest.mark.parametrize(("amd", "avx512"), list(product([True, False], repeat=2)))
-def test_onednn_is_used_on_amd_processors_with_avx512_only(amd, avx512, monkeypatch):
+def test_onednn_suits_amd_processors_with_avx512_only(amd, avx512, monkeypatch):
     monkeypatch.setattr(onednn, "_is_amd", lambda: amd)
     capability = "AVX512" if avx512 else "AVX2"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert onednn.use_onednn.__wrapped__() == (amd and avx512)
+    assert onednn.suits_processor.__wrapped__() == (amd and avx512)
+
+
+@pytest.mark.parametrize(("rows", "suits"), list(product([1999, 2000], [True, False])))
+def test_only_large_models_take_the_detour(rows, suits, monkeypatch):
+    replaced = []
+    monkeypatch.setattr(onednn, "suits_processor", lambda: suits)
+    monkeypatch.setattr(onednn, "replace_products", lambda: replaced.append(1))
+    with torch.device("meta"):
+        model = nn.Linear(1000, rows, bias=False)
+    assert onednn.use_onednn(model) == (rows == 2000 and suits)
+    assert len(replaced) == (rows == 2000 and suits)
