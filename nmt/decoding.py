@@ -150,16 +150,15 @@ class Searcher:
                 logits, _, state = decoder.step(token_ids, state)
                 return logits, state
 
-            start = decoder.start(encoded)
+            start = decoder.start(encoded, options.beam_size)
             return _beam_search(step, start, max_lengths, options, PAD_ID, BOS_ID, EOS_ID)
         allowed = [torch.tensor(self.shortlist(src), dtype=torch.long) for src in sources]
         allowed = [token_ids.to(self.device) for token_ids in allowed]
         restricted = RestrictedDecoder(decoder, allowed)
         special_ids = torch.tensor([PAD_ID, BOS_ID, EOS_ID], device=self.device)
         pad, bos, eos = restricted.places(special_ids).tolist()
-        found = _beam_search(
-            restricted.step, restricted.start(encoded), max_lengths, options, pad, bos, eos
-        )
+        start_restricted = restricted.start(encoded, options.beam_size)
+        found = _beam_search(restricted.step, start_restricted, max_lengths, options, pad, bos, eos)
         token_ids = restricted.token_ids.tolist()
         return [
             [replace(h, token_ids=[token_ids[place] for place in h.token_ids]) for h in hypotheses]
@@ -173,7 +172,9 @@ class Searcher:
         """
         weights = _fingerprint(self.model.decoder)
         if self._folded is None or not torch.equal(self._folded[0], weights):
-            self._folded = weights, fold(self.model.decoder, self.precision)
+            is_restricted = self.shortlist is not None
+            folded = fold(self.model.decoder, self.precision, is_restricted=is_restricted)
+            self._folded = weights, folded
         return self._folded[1]
 
 

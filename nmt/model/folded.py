@@ -12,7 +12,8 @@ once per step       All that reads one state is one product with stacked weights
 
 Since tanh(x) = 2 sigmoid(2x) - 1, an additive score v . tanh(x) is 2v . sigmoid(2x) - sum(v), where
 softmax removes the constant; torch computes a sigmoid several times faster than a tanh, and
-`nmt.model.sigmoid` does without most of its exponentials.
+`nmt.model.sigmoid` does without most of its exponentials. `nmt.model.folded_attention` is the
+attention of these decoders.
 """
 
 from abc import ABC, abstractmethod
@@ -21,25 +22,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nmt.model.attention import (
-    AdditiveScore,
-    Attention,
-    ConcatScore,
-    DotScore,
-    FixedContext,
-    GeneralScore,
-    Memory,
-    ScoreFunction,
-)
+from nmt.model.attention import FixedContext
 from nmt.model.decoder import BahdanauDecoder, Decoder, DecoderState, LuongDecoder
 from nmt.model.encoder import Encoded
+from nmt.model.folded_attention import FoldedAttention, add_context
 from nmt.model.products import FloatProduct, Int8Product, Product
 from nmt.model.rnn import CellState, weights_of
-from nmt.model.sigmoid import factors, sigmoid_of_sum
 
 TABLE_BYTES = 256 * 2**20  # a larger table of tokens is not made: its rows are computed when needed
 BLOCK = 64  # the number of logits is a multiple of it
-SCORE_CHUNK = 1 << 20  # most numbers of the hidden layer of the scores: what fits into a cache
 
 
 class FoldedDecoder(ABC):
@@ -50,31 +41,44 @@ class FoldedDecoder(ABC):
         compute: type of the products, a float type or int8; states and softmax are in the type of
             the decoder's weights. With int8, what is done once is done in `once`.
         once: type of the products that are done once per model or sentence.
+        is_restricted: whether only some rows of `output` are wanted, each time others.
     """
 
     values: Product
     """From encoder states to what the step reads of the context: (B, S, M) to (B, S, out)."""
 
-    def __init__(self, decoder: Decoder, compute: torch.dtype, once: torch.dtype) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        compute: torch.dtype,
+        once: torch.dtype,
+        is_restricted: bool = False,
+    ) -> None:
         self.decoder = decoder
         self.compute, self.once = compute, once
         self.dtype = decoder.output_layer.weight.dtype
         self.layers = [weights_of(layer) for layer in decoder.rnn.layers]
         self.gates_dim = len(self.layers[0].of_state)
-        self.attention = _FoldedAttention(self, decoder.attention)
-        self.output = self._product(*_padded(decoder.output_layer))
+        self.attention = FoldedAttention(
+            decoder.attention, self._product_once, dtype=self.dtype, value_type=once
+        )
+        self.output = self._product(*_padded(decoder.output_layer), is_whole=not is_restricted)
         self.from_below = [
             self._product(layer.of_input, layer.input_bias) for layer in self.layers[1:]
         ]
         self.recurrent = [self._product(layer.of_state, layer.state_bias) for layer in self.layers]
 
-    def start(self, encoded: Encoded) -> DecoderState:
-        """The state before the first target token, one row per sentence, like `Decoder.start`."""
+    def start(self, encoded: Encoded, beam_size: int = 1) -> DecoderState:
+        """The state before the first target token, one row per sentence, like `Decoder.start`.
+
+        Args:
+            beam_size: rows that each sentence will have; any number of them works.
+        """
         finals = tuple(tuple(x.to(self.dtype) for x in layer) for layer in encoded.finals)
-        states, mask = encoded.states, encoded.mask
+        states, mask = encoded.states.contiguous(), encoded.mask  # for values and keys
         if isinstance(self.decoder.attention, FixedContext):
             states, mask = finals[-1][0].unsqueeze(1), torch.ones_like(mask[:, :1])
-        memory = self.attention.memory(self.values(states), states, mask)
+        memory = self.attention.memory(self.values(states), states, mask, beam_size)
         return DecoderState(self.decoder.bridge(finals), None, memory)
 
     @abstractmethod
@@ -90,11 +94,15 @@ class FoldedDecoder(ABC):
             state: the state after this step.
         """
 
-    def _product(self, weight: Tensor, bias: Tensor | None = None) -> Product:
+    def _product(
+        self, weight: Tensor, bias: Tensor | None = None, is_whole: bool = True
+    ) -> Product:
         """A product of each step."""
         if self.compute == torch.int8:
             return Int8Product(weight, bias)  # all states are within -1 and 1
-        return FloatProduct(weight, bias, compute=self.compute, result=self.dtype)
+        return FloatProduct(
+            weight, bias, compute=self.compute, result=self.dtype, is_whole=is_whole
+        )
 
     def _product_once(self, weight: Tensor, bias: Tensor | None = None) -> Product:
         """A product of each sentence, or of the whole model."""
@@ -137,8 +145,14 @@ class FoldedDecoder(ABC):
 class FoldedBahdanau(FoldedDecoder):
     """`BahdanauDecoder`: attend with the previous state, then move on."""
 
-    def __init__(self, decoder: BahdanauDecoder, compute: torch.dtype, once: torch.dtype) -> None:
-        super().__init__(decoder, compute, once)
+    def __init__(
+        self,
+        decoder: BahdanauDecoder,
+        compute: torch.dtype,
+        once: torch.dtype,
+        is_restricted: bool = False,
+    ) -> None:
+        super().__init__(decoder, compute, once, is_restricted)
         lowest, top = self.layers[0], self.layers[-1]
         embed_dim, hidden_dim = decoder.embedding.embedding_dim, top.of_state.size(1)
         gates_token, gates_context = lowest.of_input.tensor_split([embed_dim], 1)
@@ -159,7 +173,7 @@ class FoldedBahdanau(FoldedDecoder):
         gates, query = self.from_top(hidden).tensor_split([self.gates_dim], 1)
         weights = self.attention.weights(query if query.size(1) else hidden, state.memory)
         # 2. Last word and answer, as layers and readout see them: (N, gH + R).
-        seen = _add_context(self._tokens(token_ids), weights, state.memory)
+        seen = add_context(self._tokens(token_ids), weights, state.memory)
         layers = self._advance(seen[:, : self.gates_dim], state.layers, gates)
         # 3. State, context and last word together predict the next word.
         readout = _tanh(seen[:, self.gates_dim :] + self.readout(layers[-1][0]))
@@ -169,8 +183,14 @@ class FoldedBahdanau(FoldedDecoder):
 class FoldedLuong(FoldedDecoder):
     """`LuongDecoder`: move on, then attend with the new state."""
 
-    def __init__(self, decoder: LuongDecoder, compute: torch.dtype, once: torch.dtype) -> None:
-        super().__init__(decoder, compute, once)
+    def __init__(
+        self,
+        decoder: LuongDecoder,
+        compute: torch.dtype,
+        once: torch.dtype,
+        is_restricted: bool = False,
+    ) -> None:
+        super().__init__(decoder, compute, once, is_restricted)
         lowest, hidden_dim = self.layers[0], self.layers[-1].of_state.size(1)
         token, fed = lowest.of_input.tensor_split([decoder.embedding.embedding_dim], 1)
         self._read_tokens(token, lowest.input_bias)
@@ -180,8 +200,8 @@ class FoldedLuong(FoldedDecoder):
         self.values = self._product_once(context)
         self.from_top = self._product(*self.attention.below(hidden, None))
 
-    def start(self, encoded: Encoded) -> DecoderState:
-        state = super().start(encoded)
+    def start(self, encoded: Encoded, beam_size: int = 1) -> DecoderState:
+        state = super().start(encoded, beam_size)
         if self.from_attentional is None:
             return state
         hidden = state.layers[-1][0]
@@ -198,18 +218,21 @@ class FoldedLuong(FoldedDecoder):
         part, query = self.from_top(hidden).tensor_split([self.readout_dim], 1)
         weights = self.attention.weights(query if query.size(1) else hidden, state.memory)
         # 3. Context and state together.
-        attentional = _tanh(_add_context(part, weights, state.memory))
+        attentional = _tanh(add_context(part, weights, state.memory))
         fed = None if self.from_attentional is None else attentional
         state = replace(state, layers=layers, attentional=fed)
         return self.output(attentional), weights.flatten(0, 1), state
 
 
-def fold(decoder: Decoder, compute: torch.dtype | None = None) -> FoldedDecoder:
+def fold(
+    decoder: Decoder, compute: torch.dtype | None = None, *, is_restricted: bool = False
+) -> FoldedDecoder:
     """Rewrite a decoder for search.
 
     Args:
         compute: type of the products: a float type, int8 (on the CPU), or None for that of the
             decoder's weights, in which the result is the decoder's but for rounding.
+        is_restricted: whether it is for `RestrictedDecoder` only.
 
     Raises:
         TypeError: for an order without a folded form.
@@ -218,111 +241,10 @@ def fold(decoder: Decoder, compute: torch.dtype | None = None) -> FoldedDecoder:
     once = type_beside_int8() if compute == torch.int8 else compute
     with torch.no_grad():
         if isinstance(decoder, BahdanauDecoder):
-            return FoldedBahdanau(decoder, compute, once)
+            return FoldedBahdanau(decoder, compute, once, is_restricted)
         if isinstance(decoder, LuongDecoder):
-            return FoldedLuong(decoder, compute, once)
+            return FoldedLuong(decoder, compute, once, is_restricted)
     raise TypeError(f"{type(decoder).__name__} has no folded form")
-
-
-class _FoldedAttention:
-    """The score functions, with keys and queries scaled so that a step has least to do."""
-
-    def __init__(self, decoder: FoldedDecoder, attention: Attention | FixedContext) -> None:
-        score = attention.score if isinstance(attention, Attention) else None
-        self.fixed = score is None
-        self.scale = 1.0  # of keys that are the states
-        self.energy: Tensor | None = None  # (A,)
-        self.score: ScoreFunction | None = None  # one of which nothing is known here
-        query: Tensor | None = None  # (A, H)
-        key: Tensor | None = None  # (A, M)
-        match score:
-            case AdditiveScore():
-                query, key = 2 * score.query_layer.weight, 2 * score.key_layer.weight
-                self.energy = 2 * score.energy_layer.weight[0].detach()
-            case ConcatScore():
-                query, key = (2 * score.concat_layer.weight).tensor_split([score.query_dim], 1)
-                self.energy = 2 * score.energy_layer.weight[0].detach()
-            case GeneralScore():
-                key = score.key_layer.weight
-            case DotScore():
-                self.scale = score.scale
-                if isinstance(score.key_layer, nn.Linear):
-                    key = score.scale * score.key_layer.weight
-            case ScoreFunction():
-                self.score = score
-        self.query_weight = query
-        self.from_states = None if key is None else decoder._product_once(key)
-        self.dtype = decoder.dtype
-
-    def below(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Put the weights of the query, if it has any, below (out, H) weights and their bias."""
-        if self.query_weight is None:
-            return weight, bias
-        if bias is not None:
-            bias = torch.cat([bias, bias.new_zeros(len(self.query_weight))])
-        return torch.cat([weight, self.query_weight]), bias
-
-    def memory(self, values: Tensor, states: Tensor, mask: Tensor) -> Memory:
-        """What is attended to: (B, S, out) values, and the keys of (B, S, M) encoder states."""
-        keys = self._keys(states)
-        if self.energy is not None and (key_factors := factors(keys)) is not None:
-            return _FactorMemory(values, key_factors, mask)
-        return Memory(values, keys, mask)
-
-    def _keys(self, states: Tensor) -> Tensor:
-        """Turn (B, S, M) encoder states into (B, S, A) keys."""
-        if self.score is not None:
-            return self.score.project(states.to(self.dtype))
-        if self.from_states is not None:
-            return self.from_states(states)
-        return states.to(self.dtype) * self.scale
-
-    def weights(self, queries: Tensor, memory: Memory) -> Tensor:
-        """Attend with (N, A) queries: (B, K, S) weights."""
-        num_sentences = len(memory.keys)
-        if self.fixed:
-            return queries.new_ones(num_sentences, len(queries) // num_sentences, 1)
-        queries = queries.view(num_sentences, -1, queries.size(-1))  # (B, K, A)
-        if self.score is not None:
-            scores = self.score(queries, memory.keys)
-        elif self.energy is None:
-            scores = torch.bmm(queries, memory.keys.transpose(1, 2))  # (B, K, S)
-        else:
-            scores = _additive(queries, memory, self.energy)
-        return scores.masked_fill_(~memory.mask.unsqueeze(1), -torch.inf).softmax(-1)
-
-
-class _FactorMemory(Memory):
-    """The keys are those of an additive score, as `nmt.model.sigmoid` wants them."""
-
-
-def _additive(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
-    """Scores with a hidden layer: (B, K, S), a few sentences at a time if the sources are long."""
-    keys = memory.keys
-    compare = _sigmoid_of_sum
-    if isinstance(memory, _FactorMemory):
-        if (query_factors := factors(queries)) is not None:
-            queries, compare = query_factors, sigmoid_of_sum
-        else:
-            keys = -keys.log()
-    size = max(1, SCORE_CHUNK // (queries.size(1) * keys[0].numel()))
-    scores = [
-        compare(some.unsqueeze(2), their_keys.unsqueeze(1)) @ energy  # of (b, K, S, A)
-        for some, their_keys in zip(
-            torch.split(queries, size), torch.split(keys, size), strict=True
-        )
-    ]
-    return torch.cat(scores)
-
-
-def _sigmoid_of_sum(queries: Tensor, keys: Tensor) -> Tensor:
-    return (queries + keys).sigmoid_()
-
-
-def _add_context(rows: Tensor, weights: Tensor, memory: Memory) -> Tensor:
-    """Add to (N, out) rows what their contexts come to: the weighted mean of the values."""
-    by_sentence = rows.view(len(weights), -1, rows.size(1))  # (B, K, out)
-    return torch.baddbmm(by_sentence, weights, memory.states).view_as(rows)
 
 
 def _gru(inputs: Tensor, gates: Tensor, state: CellState) -> CellState:

@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from copy import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from nmt.model import onednn
 
 INT8_MAX = 127
 
@@ -33,23 +35,35 @@ class FloatProduct(Product):
         bias: (out,), or None for 0.
         compute: the type of the factors.
         result: the type of y.
+        is_whole: whether y is wanted whole, and not only `rows` of it; a weight of which rows are
+            taken again and again is not packed.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, compute: torch.dtype, result: torch.dtype
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        compute: torch.dtype,
+        result: torch.dtype,
+        is_whole: bool = True,
     ) -> None:
-        self.weight = weight.detach().to(compute).contiguous()
+        weight = weight.detach().to(compute).contiguous()
+        is_packed = (
+            is_whole and weight.numel() >= onednn.SMALLEST_PACKED and onednn.multiplies(weight)
+        )
+        self.weight = onednn.pack(weight) if is_packed else weight
         self.bias = None if bias is None else bias.detach().to(compute)
         self.result = result
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return nn.functional.linear(inputs.to(self.weight.dtype), self.weight, self.bias).to(
-            self.result
-        )
+        inputs = inputs.to(self.weight.dtype)
+        return onednn.linear(inputs, self.weight, self.bias).to(self.result)
 
     def rows(self, chosen: Tensor) -> "FloatProduct":
         product = copy(self)
-        product.weight = self.weight[chosen]
+        weight = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+        product.weight = weight[chosen]
         product.bias = None if self.bias is None else self.bias[chosen]
         return product
 

@@ -65,9 +65,9 @@ class RestrictedDecoder:
         """Where allowed token ids are in `token_ids`."""
         return torch.searchsorted(self.token_ids[: self.num_words], token_ids)
 
-    def start(self, encoded: Encoded) -> RestrictedState:
-        """The state before the first target token, like `Decoder.start`."""
-        return RestrictedState(self.decoder.start(encoded), self.barriers)
+    def start(self, encoded: Encoded, beam_size: int = 1) -> RestrictedState:
+        """The state before the first target token, like `FoldedDecoder.start`."""
+        return RestrictedState(self.decoder.start(encoded, beam_size), self.barriers)
 
     def step(self, places: Tensor, state: RestrictedState) -> tuple[Tensor, RestrictedState]:
         """Read one token per row and predict the next.

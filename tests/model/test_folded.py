@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import nmt.model.folded
+from nmt.model import folded_attention
 from nmt.model.folded import BLOCK, fold
 
 BEAM = torch.tensor([0, 0, 1, 1, 2, 2])  # two rows for each of three sentences
@@ -114,6 +115,6 @@ def test_scores_of_long_sources_are_made_a_few_sentences_at_a_time(
     model = random_model(variant_of(score=score))
     expected = walk(model.decoder, model, batch)
     for chunk in (1, 4 * 7, 2 * 2 * 4 * 7):  # S is 4 and A is 7
-        monkeypatch.setattr(nmt.model.folded, "SCORE_CHUNK", chunk)
+        monkeypatch.setattr(folded_attention, "SCORE_CHUNK", chunk)
         found = walk(fold(model.decoder), model, batch)
         assert_same_steps(found, expected, rtol=0, atol=1e-12)

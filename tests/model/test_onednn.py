@@ -1,5 +1,6 @@
 """oneDNN instead of torch's products: equal up to the order of sums, for all that we multiply."""
 
+import functools
 from itertools import product
 
 import pytest
@@ -167,3 +168,28 @@ def test_only_large_models_take_the_detour(rows, suits, monkeypatch):
         model = nn.Linear(1000, rows, bias=False)
     assert onednn.use_onednn(model) == (rows == 2000 and suits)
     assert len(replaced) == (rows == 2000 and suits)
+
+
+def test_fp32_is_packed_only_where_onednn_multiplies_it(monkeypatch):
+    fp32, fp64 = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
+    assert onednn.multiplies(fp32)
+    assert not onednn.multiplies(fp64)
+    assert not onednn.multiplies(fp64.half())
+    assert not onednn.multiplies(fp32.to("meta"))
+    with onednn.torch_products():
+        assert not onednn.multiplies(fp32)
+    monkeypatch.setattr(onednn, "replace_products", functools.cache(lambda: None))
+    assert not onednn.multiplies(fp32)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bf16_is_packed_where_the_processor_multiplies_it(supported, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    assert onednn.multiplies(torch.zeros(1, dtype=torch.bfloat16)) == supported
+    assert not onednn.multiplies(torch.zeros(1, dtype=torch.bfloat16, device="meta"))
+
+
+def test_nothing_is_packed_without_onednn(monkeypatch):
+    monkeypatch.setattr(onednn, "_is_available", lambda: False)
+    assert not onednn.multiplies(torch.zeros(1))
+    assert not onednn.multiplies(torch.zeros(1, dtype=torch.bfloat16))

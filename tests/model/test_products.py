@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nmt.model import onednn
 from nmt.model.products import FloatProduct, Int8Product
 
 
@@ -55,3 +56,77 @@ def test_chosen_rows_are_those_of_the_whole_product(kind, biased):
     torch.testing.assert_close(found, product(inputs)[:, chosen])
     assert found.dtype == torch.float32
     assert product(inputs).shape == (7, 12)
+
+
+@pytest.fixture
+def packing(monkeypatch):
+    """Weights of any size are packed, on any processor."""
+    monkeypatch.setattr(onednn, "SMALLEST_PACKED", 1)
+    onednn.replace_products()
+    if not onednn.multiplies(torch.zeros(1)):
+        pytest.skip("torch has no oneDNN here")
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("num_out", "num_in"), [(1, 1), (5, 3), (64, 17), (192, 512)])
+@pytest.mark.parametrize("num_rows", [1, 5, 7])
+def test_a_packed_weight_gives_the_product_of_the_plain_one(
+    num_out, num_in, biased, num_rows, packing
+):
+    weight, bias, inputs = random_layer(num_out, num_in, biased=biased)
+    for x in (inputs[:num_rows], inputs.repeat(1, 2)[:num_rows, :num_in], inputs.view(7, 1, -1)):
+        found = make(torch.float32, weight, bias)(x)
+        exact = torch.nn.functional.linear(x.double(), weight.double())
+        exact = exact if bias is None else exact + bias
+        torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-5)
+
+
+def kinds_that_onednn_multiplies():
+    return [
+        dtype
+        for dtype in (torch.float32, torch.bfloat16)
+        if onednn.multiplies(torch.zeros(1, dtype=dtype))
+    ]
+
+
+def test_a_weight_is_kept_packed_and_nothing_else_of_it(packing):
+    """Else products would be right too, but slower."""
+    weight, bias, _ = random_layer(12, 9)
+    for kind in kinds_that_onednn_multiplies():
+        product = make(kind, weight, bias)
+        assert product.weight.layout == torch._mkldnn
+        matrices = [x for x in vars(product).values() if isinstance(x, torch.Tensor)]
+        assert len(matrices) == 2  # with the bias
+        assert torch.equal(product.weight.to_dense(), weight.to(kind))
+
+
+def test_rows_of_a_packed_weight_are_its_rows(packing):
+    weight, bias, inputs = random_layer(12, 9)
+    chosen = torch.tensor([3, 0, 3, 11])
+    for kind in kinds_that_onednn_multiplies():
+        rows = make(kind, weight, bias).rows(chosen)
+        assert torch.equal(rows.weight, weight[chosen].to(kind))
+        expected = make(kind, weight, bias)(inputs)[:, chosen]
+        torch.testing.assert_close(rows(inputs), expected, atol=1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_other_types_are_not_packed(kind, packing):
+    weight, bias, _ = random_layer(12, 9)
+    assert make(kind, weight, bias).weight.layout == torch.strided
+
+
+def test_a_weight_of_which_only_rows_are_wanted_is_not_packed(packing):
+    weight, bias, _ = random_layer(12, 9)
+    types = {"compute": torch.float32, "result": torch.float32}
+    product = FloatProduct(weight, bias, **types, is_whole=False)
+    assert product.weight.layout == torch.strided
+
+
+def test_only_large_weights_are_packed():
+    onednn.replace_products()
+    if not onednn.multiplies(torch.zeros(1)):
+        pytest.skip("torch has no oneDNN here")
+    for num_out, layout in ((255, torch.strided), (256, torch._mkldnn)):
+        weight = torch.zeros(num_out, 512)
+        assert make(torch.float32, weight, None).weight.layout == layout
