@@ -91,8 +91,8 @@ class Effort:
     """Of which the median is taken."""
     num_pairs: int = NUM_PAIRS
     """Of the corpus that training batches are planned on."""
-    num_batches: int = 4
-    """Training batches of one repetition."""
+    num_batches: int = 12
+    """Training batches of one repetition: enough for their padding to be that of the corpus."""
     batch_tokens: int = 1500
     """Target positions of a training batch."""
     decoding_batches: tuple[int, ...] = (1, 16, 64)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _CHUNK_SIZE = 512
-"""Positions whose gradient by the logits exists at one time, on a CPU."""
+"""Positions whose logits, and the gradient by them, exist at one time, on a CPU."""
 _GPU_CHUNK_SIZE = 4096
-_BLOCK_SIZE = 128
-"""Positions whose logits exist at one time, on a CPU: few enough to stay in its cache."""
 _PART_SIZE = 512
 """Rows of a product that are added at one time, on a CPU."""
 
@@ -135,23 +133,18 @@ class _OutputLoss(torch.autograd.Function):
         normalisers, scores = x.new_empty(2, num_rows, dtype=exact)  # log sum exp z, right z
 
         size = _chunk_size(x)
-        block = _BLOCK_SIZE if x.device.type == "cpu" else size
-        chunk_grad = x.new_empty(min(size, num_rows), vocab_size)
-        logits = x.new_empty(min(block, num_rows), vocab_size)
         for start in range(0, num_rows, size):
             chunk = slice(start, min(start + size, num_rows))
-            z_grad = chunk_grad[: chunk.stop - start]
-            for first in range(start, chunk.stop, block):
-                rows = slice(first, min(first + block, chunk.stop))
-                right = tokens[rows].unsqueeze(1)
-                z = torch.addmm(b, x[rows], w.t(), out=logits[: rows.stop - first])
-                p = torch.softmax(z, -1, out=z_grad[first - start : rows.stop - start])
-                normalisers[rows] = (_row_max(z).to(exact) - _row_max(p).to(exact).log()).squeeze(1)
-                scores[rows] = z.gather(1, right).squeeze(1)
-                p.scatter_(1, right, (p.gather(1, right).to(exact) - right_share).to(dtype))
+            z = torch.addmm(b, x[chunk], w.t())
+            right = torch.arange(len(z), device=z.device), tokens[chunk]
+            scores[chunk], z_max = z[right].to(exact), _row_max(z)
+            p = torch.softmax(z, -1, out=z)
+            normalisers[chunk] = (z_max.to(exact) - _row_max(p).to(exact).log()).squeeze(1)
+            z_grad = p.index_put_(right, (p[right].to(exact) - right_share).to(dtype))
             torch.addmm(shift, z_grad, w, out=readouts_grad[chunk])
             _add_product(weight_grad, z_grad.t(), real_x[chunk])
             _add_product(bias_grad, real[chunk].unsqueeze(0), z_grad)
+            del z, p, z_grad  # one memory under three names: the next chunk's shall take its place
         readouts_grad *= real.unsqueeze(1)
 
         normaliser = normalisers.masked_fill(~mask, 0.0).sum()
@@ -183,10 +176,14 @@ def _compute_dtype(readouts: Tensor) -> torch.dtype:
 
 
 def _chunk_size(rows: Tensor) -> int:
-    """Give the size of equal chunks, not above the limit of the device of (N, R)."""
+    """Give the size of about equal chunks, not above the limit of the device of (N, R).
+
+    It is a multiple of 8: products with an odd number of rows are slower.
+    """
     limit = _CHUNK_SIZE if rows.device.type == "cpu" else _GPU_CHUNK_SIZE
     num_chunks = max(1, -(-len(rows) // limit))
-    return max(1, -(-len(rows) // num_chunks))
+    size = max(1, -(-len(rows) // num_chunks))
+    return min(limit, size + -size % 8)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

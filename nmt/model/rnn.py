@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nmt.model.dropout import Dropout
+from nmt.model.gru_sequence import gru_sequence
 
 Cell = Literal["gru", "lstm"]
 
@@ -103,11 +105,16 @@ def _last(outputs: Tensor, mask: Tensor) -> Tensor:
 def _kernel(
     layer: nn.Module, weights: Weights, inputs: Tensor, state: CellState
 ) -> tuple[Tensor, ...]:
-    """Torch's kernel over a sequence: (T, N, H) outputs, then the (N, H) tensors of the last state.
+    """The fastest way over a sequence: (T, N, H) outputs, then (N, H) tensors of the last state.
 
+    It is torch's kernel, but in training a GRU on a CPU (`nmt.model.gru_sequence`).
     On CUDA, torch's autocast would run recurrent layers in fp16 even where bf16 was asked for, and
     small gradients would vanish. So all is cast here.
     """
+    if isinstance(layer, nn.GRU) and inputs.device.type == "cpu" and torch.is_grad_enabled():
+        gates = F.linear(inputs, weights.of_input, weights.input_bias)
+        outputs = gru_sequence(gates, state[0], weights.of_state, weights.state_bias)
+        return outputs, outputs[-1]
     kernel: Any = torch.lstm if isinstance(layer, nn.LSTM) else torch.gru
     operands = [inputs, *weights, *(tensor.unsqueeze(0).to(inputs.dtype) for tensor in state)]
     cast = inputs.is_cuda and torch.is_autocast_enabled("cuda")

@@ -49,8 +49,9 @@ class Operands(NamedTuple):
     cells: list[Tensor]
     """(B, H) each, the memory cells before the first step; none of a GRU."""
     projections: list[Tensor]
-    """(G, H) each, recurrent matrices; the top one goes on with the query matrix, if there is
-    one, and in the order of Luong with the (R, H) part of the attentional layer."""
+    """(G, H) each, recurrent matrices, their rows in `state_order`. Above them the top one has the
+    query matrix, if there is one, and in the order of Luong the (R, H) part of the attentional
+    layer."""
     projection_biases: list[Tensor]
     """The biases of these, as long as the matrices are high."""
     upper: list[Tensor]
@@ -139,7 +140,8 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, shape: Shape, *flat: Any) -> tuple[Tensor, Tensor]:
         with torch.autocast(flat[0].device.type, enabled=False):
             ctx.dtypes = [None if x is None else x.dtype for x in flat]
-            tape = _Tape(shape, _unflatten(shape, _lifted(flat)))
+            inputs, *others = flat
+            tape = _Tape(shape, _unflatten(shape, (inputs, *_lifted(others))))
             outputs = tape.forward()
         ctx.save_for_backward(*(x for x in flat if x is not None))
         ctx.tape = tape
@@ -160,7 +162,7 @@ class _Scan(torch.autograd.Function):
         )
 
 
-def _lifted(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+def _lifted(tensors: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(None if x is None else at_least_fp32(x) for x in tensors)
 
 
@@ -178,7 +180,7 @@ class _Tape:
         hidden_dim = x.hidden[0].size(1)
 
         def buffer(num_entries: int, size: int) -> Tensor:
-            return x.inputs.new_empty(num_entries, batch_size, size)
+            return x.hidden[0].new_empty(num_entries, batch_size, size)
 
         self.cells: list[CellTape]
         if shape.cell == "lstm":
@@ -206,14 +208,16 @@ class _Tape:
             self.score = DotTape(x.keys, self.num_steps)
         else:
             self.score = AdditiveTape(x.keys, x.energy)
-            self.query = slice(self.num_gates, self.num_gates + x.keys.size(2))
+            self.query = slice(x.keys.size(2))
+            self.queries = buffer(asking, x.keys.size(2))
         self.bias = torch.zeros_like(x.keys[..., 0]).masked_fill_(~x.mask, -torch.inf)  # (B, S)
         self.weights = buffer(self.num_steps, x.keys.size(1))
         if x.feeding is not None:
             readout_dim = x.feeding.size(1)
             self.attentional = buffer(self.num_steps + 1, readout_dim)
             self.feed = ProductTape(self.attentional[:-1], x.feeding, None, shape.low)
-            self.read = slice(len(x.projections[-1]) - readout_dim, None)
+            stop = len(x.projections[-1]) - self.num_gates
+            self.read = slice(stop - readout_dim, stop)
 
     # ------------------------------------------------------------------------------- forward
 
@@ -221,7 +225,7 @@ class _Tape:
         """All steps: what `scan` returns."""
         for layer, hidden in enumerate(self.x.hidden):
             self.hidden[layer][0] = hidden
-            self.project[layer].forward(0)
+            self._project(layer, 0)
         if self.x.feeding is None:
             self._forward_bahdanau()
             return self.hidden[-1][1:], self.weights[:]
@@ -238,7 +242,7 @@ class _Tape:
         for t in range(self.num_steps):
             self._advance(t, self.feed.forward(t).add_(self.x.inputs[t]))
             attended = self._attend(t, asking=t + 1)  # (B, R)
-            attended += self.project[-1].outputs[t + 1, :, self.read]
+            attended += self.project[-1].output[:, self.read]
             torch.tanh(attended, out=self.attentional[t + 1])
 
     def _advance(self, t: int, gates: Tensor) -> None:
@@ -250,10 +254,18 @@ class _Tape:
                 if self.x.dropout:
                     read.inputs[t] *= self.x.dropout[layer - 1][t]
                 gates = read.forward(t)
-            hidden, projected = self.hidden[layer], self.project[layer].outputs[t]
-            cell.forward(t, gates, projected, hidden[t], out=hidden[t + 1])
-            if t + 1 < len(self.project[layer].inputs):
-                self.project[layer].forward(t + 1)
+            hidden = self.hidden[layer]
+            recurrent = self.project[layer].output[:, -self.num_gates :]
+            cell.forward(t, gates, recurrent, hidden[t], out=hidden[t + 1])
+            self._project(layer, t + 1)
+
+    def _project(self, layer: int, t: int) -> None:
+        """Multiply the state before step t, if anybody asks for it."""
+        if t == len(self.project[layer].inputs):
+            return
+        projected = self.project[layer].forward(t)
+        if layer == len(self.cells) - 1 and self.x.energy is not None:
+            self.queries[t] = projected[:, self.query]
 
     def _attend(self, t: int, asking: int) -> Tensor:
         """Weights of step t for the query of state `asking`, and (B, G or R) what they read."""
@@ -264,7 +276,7 @@ class _Tape:
     def _query(self, t: int) -> Tensor:
         if self.x.energy is None:
             return self.hidden[-1][t]
-        return self.project[-1].outputs[t, :, self.query]
+        return self.queries[t]
 
     # ------------------------------------------------------------------------------ backward
 
@@ -272,13 +284,17 @@ class _Tape:
         """Gradients of all operands; None of mask and dropout, for which nothing asks."""
         x = self.x
         self.d_hidden = [torch.zeros_like(h) for h in x.hidden]
-        self.d_gates = [torch.empty_like(x.inputs) for _ in self.cells]
-        for cell, hidden in zip(self.cells, self.hidden, strict=True):
-            cell.prepare(hidden)
-        for project in self.project:
+        # Of the gates: of one step at hand, and of all steps those that the inputs give.
+        self.d_gates = [cell.new_gradient(x.hidden[0]) for cell in self.cells]
+        self.d_inputs = [
+            project.matrix.new_empty(self.num_steps, len(x.hidden[0]), self.num_gates)
+            for project in self.project
+        ]
+        for cell, project in zip(self.cells, self.project, strict=True):
+            cell.prepare()
             project.prepare()
-        for read, d_gates in zip(self.read_below, self.d_gates[1:], strict=True):
-            read.prepare(d_gates)
+        for read, d_inputs in zip(self.read_below, self.d_inputs[1:], strict=True):
+            read.prepare(d_inputs)
         if x.feeding is None:
             self._backward_bahdanau(d_outputs, d_weights)
         else:
@@ -289,13 +305,14 @@ class _Tape:
         for t in reversed(range(self.num_steps)):
             self.d_hidden[-1] += d_outputs[t]
             self._retreat(t)
-            self._unattend(t, t, self.d_gates[0][t], d_weights[t])
+            self._unattend(t, t, self.d_gates[0][:, -self.num_gates :], d_weights[t])
         self._retreat_to_start()
 
     def _backward_luong(self, d_outputs: Tensor, d_weights: Tensor) -> None:
-        self.feed.prepare(self.d_gates[0])
-        self.project[-1].d_outputs[-1, :, : self.num_gates] = 0  # no step read the last state
-        self.project[-1].d_outputs[0, :, self.num_gates :] = 0  # nobody asked the first one
+        self.feed.prepare(self.d_inputs[0])
+        d_projected = self.project[-1].d_outputs
+        d_projected[-1, :, -self.num_gates :] = 0  # no step read the gates of the last state
+        d_projected[0, :, : -self.num_gates] = 0  # nobody asked the first one
         self.d_read = d_outputs.clone()  # to become the gradient before tanh
         slopes = 1 - self.attentional[1:] ** 2
         for t in reversed(range(self.num_steps)):
@@ -303,10 +320,9 @@ class _Tape:
             if t + 1 < self.num_steps:
                 self.feed.backward(t + 1, d_read)
             d_read *= slopes[t]
-            self.project[-1].d_outputs[t + 1, :, self.read] = d_read
+            d_projected[t + 1, :, self.read] = d_read
             self._unattend(t, t + 1, d_read, d_weights[t])
             self._retreat(t)
-        self.feed.backward(0, torch.empty_like(d_outputs[0]))  # for the gradient of its matrix
         self._retreat_to_start()
 
     def _retreat(self, t: int) -> None:
@@ -314,12 +330,16 @@ class _Tape:
         for layer in reversed(range(len(self.cells))):
             if t + 1 < len(self.project[layer].inputs):
                 self.project[layer].backward(t + 1, self.d_hidden[layer])
+            d_gates = self.d_gates[layer]
             self.d_hidden[layer] = self.cells[layer].backward(
                 t,
                 self.d_hidden[layer],
-                self.d_gates[layer][t],
-                self.project[layer].d_outputs[t, :, : self.num_gates],
+                self.hidden[layer][t],
+                d_gates,
             )
+            d_recurrent = self.project[layer].d_outputs[t, :, -self.num_gates :]
+            d_recurrent.copy_(d_gates[:, : self.num_gates])
+            self.d_inputs[layer][t] = d_gates[:, -self.num_gates :]
             if layer:
                 d_read = torch.zeros_like(self.d_hidden[layer])
                 self.read_below[layer - 1].backward(t, d_read)
@@ -346,13 +366,14 @@ class _Tape:
         """Products and sums over all steps at once."""
         x = self.x
         is_luong = x.feeding is not None
-        d_attended = self.d_read if is_luong else self.d_gates[0]
+        d_attended = self.d_read if is_luong else self.d_inputs[0]
+        attended = self.weights.permute(1, 2, 0).to(d_attended.dtype)  # (B, S, T)
         queries = self.hidden[-1][1:] if is_luong else self.hidden[-1][:-1]
         d_keys, d_energy = self.score.gradients(queries)
         projections, projection_biases = _columns(tape.gradients() for tape in self.project)
         upper, upper_biases = _columns(tape.gradients() for tape in self.read_below)
         return Operands(
-            inputs=self.d_gates[0],
+            inputs=self.d_inputs[0],
             hidden=self.d_hidden,
             cells=[cell.d_memory for cell in self.cells if cell.d_memory is not None],
             projections=projections,
@@ -360,7 +381,7 @@ class _Tape:
             upper=upper,
             upper_biases=upper_biases,
             dropout=[None for _ in x.dropout],  # type: ignore[misc]
-            values=torch.bmm(self.weights.permute(1, 2, 0), d_attended.transpose(0, 1)),
+            values=torch.bmm(attended, d_attended.transpose(0, 1)),
             keys=d_keys,
             energy=d_energy,
             mask=None,  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmt.model.sigmoid import Energy, factors
+
 
 class ScoreTape(ABC):
     """Scores of one query per sentence and step."""
@@ -35,30 +37,46 @@ class ScoreTape(ABC):
 class AdditiveTape(ScoreTape):
     """v . sigmoid(q + k): the additive score, where softmax follows.
 
-    With q, k and v doubled it is v . tanh(q + k) + sum(v).
+    With q, k and v doubled it is v . tanh(q + k) + sum(v). On a CPU it is computed without an
+    exponential for every pair (`nmt.model.sigmoid`).
     """
 
     def __init__(self, keys: Tensor, energy: Tensor) -> None:
-        self.keys, self.energy = keys, energy
+        self.keys, self.energy = keys, Energy(energy)
+        self.key_factors = factors(keys)  # (B, S, A)
+        self.one = keys.new_ones(())
         self.hidden = torch.empty_like(keys)  # (B, S, A), of one step at a time
         self.d_keys = torch.zeros_like(keys)
         self.d_energy = torch.zeros_like(energy)
 
-    def _sigmoid(self, query: Tensor) -> Tensor:
-        return torch.add(self.keys, query.unsqueeze(1), out=self.hidden).sigmoid_()
-
     def forward(self, query: Tensor) -> Tensor:
-        return self._sigmoid(query) @ self.energy
+        if (found := self._factors(query)) is None:
+            return self.energy.scores(query.unsqueeze(1), self.keys, self.hidden)
+        query_factors, key_factors = found
+        query_factors = query_factors * self.energy.reciprocal
+        return self.energy.scores_of_factors(query_factors, key_factors, self.hidden)
+
+    def _factors(self, query: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(B, 1, A) of a (B, A) query and (B, S, A) of the keys, if both are in range."""
+        if self.key_factors is None or (query_factors := factors(query)) is None:
+            return None
+        return query_factors.unsqueeze(1), self.key_factors
+
+    def _sigmoid(self, query: Tensor) -> Tensor:
+        """The (B, S, A) hidden layer for a (B, A) query."""
+        if (found := self._factors(query)) is None:
+            return torch.add(self.keys, query.unsqueeze(1), out=self.hidden).sigmoid_()
+        return torch.addcmul(self.one, *found, out=self.hidden).reciprocal_()
 
     def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
         hidden = self._sigmoid(query)
         self.d_energy += (d_scores.view(1, -1) @ hidden.view(-1, hidden.size(2))).squeeze(0)
         slope = hidden.addcmul_(hidden, hidden, value=-1)  # s (1 - s)
         self.d_keys.addcmul_(slope, d_scores.unsqueeze(2))
-        return torch.bmm(d_scores.unsqueeze(1), slope).squeeze(1) * self.energy
+        return torch.bmm(d_scores.unsqueeze(1), slope).squeeze(1) * self.energy.plain
 
     def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        return self.d_keys * self.energy, self.d_energy
+        return self.d_keys * self.energy.plain, self.d_energy
 
 
 class DotTape(ScoreTape):

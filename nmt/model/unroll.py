@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmt.model.attention import Attention, FixedContext, Memory
+from nmt.model.cell_tape import state_order
 from nmt.model.rnn import CellState, RecurrentStack, weights_of
 from nmt.model.scan import Operands, scan
 from nmt.model.score_tape import additive_scores
@@ -135,7 +136,10 @@ def _scan(
         feeding: (G, R) part of the input matrix that reads the last attentional vector.
     """
     weights = [weights_of(layer) for layer in rnn.layers]
-    stacked, keys, energy, score = [weights[-1].of_state], memory.keys, None, None
+    recurrent = [state_order(layer.of_state, rnn.hidden_dim) for layer in weights]
+    recurrent_biases = [state_order(layer.state_bias, rnn.hidden_dim) for layer in weights]
+    stacked: list[Tensor] = []
+    keys, energy, score = memory.keys, None, None
     if isinstance(attention, FixedContext):
         keys = keys.new_zeros(*keys.shape[:2], rnn.hidden_dim)  # one page: any score gives it 1
     elif hidden_layer := attention.score.hidden_layer():
@@ -145,16 +149,16 @@ def _scan(
         score = attention.score
     if read_state is not None:
         stacked.append(read_state)
-    projection = torch.cat(stacked)
-    bias = F.pad(weights[-1].state_bias, (0, len(projection) - len(stacked[0])))
+    projection = torch.cat([*stacked, recurrent[-1]])
+    bias = F.pad(recurrent_biases[-1], (sum(map(len, stacked)), 0))
     return scan(
         rnn.cell,
         Operands(
             inputs=inputs,
             hidden=[layer[0] for layer in layers],
             cells=[layer[1] for layer in layers if len(layer) == 2],
-            projections=[*(layer.of_state for layer in weights[:-1]), projection],
-            projection_biases=[*(layer.state_bias for layer in weights[:-1]), bias],
+            projections=[*recurrent[:-1], projection],
+            projection_biases=[*recurrent_biases[:-1], bias],
             upper=[layer.of_input for layer in weights[1:]],
             upper_biases=[layer.input_bias for layer in weights[1:]],
             dropout=rnn.dropout_masks(inputs),

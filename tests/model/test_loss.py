@@ -163,7 +163,6 @@ def test_the_chunked_loss_is_the_readable_loss_in_single_precision(smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_chunked_gradient_is_that_of_finite_differences(smoothing, monkeypatch):
     monkeypatch.setattr(loss_module, "_CHUNK_SIZE", 3)
-    monkeypatch.setattr(loss_module, "_BLOCK_SIZE", 2)
     readouts, layer, right, mask = positions(5, 4, 3)
 
     def total(x, weight, bias):

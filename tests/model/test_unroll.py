@@ -251,7 +251,7 @@ def test_weights_changed_between_forward_and_backward_are_noticed(problem_of, ce
     problem = problem_of(cell, order, "additive", 2)
     readouts, _ = problem.decoder.unroll(problem.embedded, problem.state)
     with torch.no_grad():
-        problem.decoder.rnn.layers[0].weight_hh_l0.mul_(2)
+        problem.decoder.rnn.layers[1].weight_ih_l0.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         readouts.sum().backward()
 
