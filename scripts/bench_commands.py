@@ -99,7 +99,7 @@ def prepare(bench: Bench, folder: Path, shape: Shape, tokenizer: Tokenizer) -> N
             (folder / f"{name}.{side}").write_text(text, encoding="utf-8")
     (folder / "run" / "tokenizer").mkdir(parents=True)
     tokenizer.save(folder / "run" / "tokenizer" / "shared.model")
-    config = make_config(shape, "bahdanau", batch_tokens=bench.effort.batch_tokens)
+    config = make_config(shape, "bahdanau", batch_tokens=bench.effort.batch_tokens[0])
     training = config.training.model_copy(
         update={"max_steps": TRAINED_STEPS, "device": bench.device.type}
     )

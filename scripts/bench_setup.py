@@ -93,8 +93,8 @@ class Effort:
     """Of the corpus that training batches are planned on."""
     num_batches: int = 12
     """Training batches of one repetition: enough for their padding to be that of the corpus."""
-    batch_tokens: int = 1500
-    """Target positions of a training batch."""
+    batch_tokens: tuple[int, ...] = (1500, 2048)
+    """Target positions of a training batch: what is measured in turn."""
     decoding_batches: tuple[int, ...] = (1, 16, 64)
     beam_sizes: tuple[int, ...] = (1, 5)
     num_lines: int = 10_000
@@ -111,7 +111,7 @@ FULL = Effort(repeats=5)
 ON_CUDA = replace(
     FULL,
     num_batches=20,
-    batch_tokens=8192,
+    batch_tokens=(8192,),
     decoding_batches=(1, 16, 64, 128, 512),
     gemm_sizes=(2048, 4096, 8192),
     copied_bytes=1 << 30,
@@ -120,7 +120,7 @@ QUICK = Effort(
     repeats=1,
     num_pairs=300,
     num_batches=2,
-    batch_tokens=200,
+    batch_tokens=(200,),
     decoding_batches=(2,),
     beam_sizes=(1, 2),
     num_lines=200,
@@ -196,7 +196,7 @@ def make_config(
     score: Score = "additive",
     precision: str = "fp32",
     run_dir: str = "run",
-    batch_tokens: int = FULL.batch_tokens,
+    batch_tokens: int = FULL.batch_tokens[0],
 ) -> Config:
     """The experiment file of a model: Adam, clipping, label smoothing 0.1, dropout 0.3."""
     return Config.model_validate(

@@ -40,15 +40,16 @@ def machine_table(peaks: dict[str, float], steps: dict[str, dict[str, float]]) -
 
 def train_table(rows: Sequence[TrainRow]) -> str:
     """The speed of training."""
-    header = ["training", "precision", "tokens/s", "limit", "share of limit"]
-    header += ["padding", *STAGES]
+    header = ["training", "precision", "batch", "tokens/s", "limit", "share of limit"]
+    header += ["padding", "of sources", *STAGES]
     if any(row.peak_bytes is not None for row in rows):
         header.append("peak, MB")
     body = []
     for row in rows:
-        cells = [f"`{row.size}` {row.order}", row.precision, f"{row.tokens_per_second:,.0f}"]
-        cells += [f"{row.limit_tokens_per_second:,.0f}", share(row.limit_share)]
-        cells += [share(row.padding), *(share(row.stages[stage]) for stage in STAGES)]
+        cells = [f"`{row.size}` {row.order}", row.precision, f"{row.batch:,}"]
+        cells += [f"{row.tokens_per_second:,.0f}", f"{row.limit_tokens_per_second:,.0f}"]
+        cells += [share(row.limit_share), share(row.padding), share(row.src_padding)]
+        cells += [share(row.stages[stage]) for stage in STAGES]
         if row.peak_bytes is not None:
             cells.append(f"{row.peak_bytes / 1e6:,.0f}")
         body.append(cells)

@@ -3,7 +3,9 @@
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -84,58 +86,49 @@ class NoHooks:
         return False
 
 
-def train_rows(bench: Bench, size: str, peaks: dict[str, float]) -> list[TrainRow]:
-    """All orders and number formats of a size, on the same batches."""
+def train_rows(bench: Bench, size: str, peaks: dict[str, float]) -> Iterator[TrainRow]:
+    """All batch sizes, orders and number formats of a size, in turn on the same batches."""
     effort, shape = bench.effort, SHAPES[size]
     src_lengths, tgt_lengths = corpus_lengths(effort.num_pairs)
-    batches = make_batches(
-        bench.folder / f"store-{size}",
-        src_lengths,
-        tgt_lengths,
-        shape.vocab_size,
-        effort.batch_tokens,
-    )
-    plan = batches.plan(0)
-    chosen = typical(plan, tgt_lengths, effort.num_batches)
-    fixed = FixedBatches(batches.store, effort.batch_tokens, batches.seed, None, chosen)
-    measured = np.concatenate(chosen)
-    lengths = mean_lengths(src_lengths[measured], tgt_lengths[measured])
-    rows = []
-    for order in SIZE_ORDERS[size]:
-        limit_flops = training_flops(shape, order, lengths)
-        for precision in bench.training_precisions:
-            config = make_config(
-                shape, order, precision=precision, batch_tokens=effort.batch_tokens
-            )
+    for batch_tokens in effort.batch_tokens:
+        batches = make_batches(
+            bench.folder / f"store-{size}-{batch_tokens}",
+            src_lengths,
+            tgt_lengths,
+            shape.vocab_size,
+            batch_tokens,
+        )
+        plan = batches.plan(0)
+        chosen = typical(plan, tgt_lengths, effort.num_batches)
+        fixed = FixedBatches(batches.store, batch_tokens, batches.seed, None, chosen)
+        measured = np.concatenate(chosen)
+        lengths = mean_lengths(src_lengths[measured], tgt_lengths[measured])
+        for order, precision in product(SIZE_ORDERS[size], bench.training_precisions):
+            limit = peaks[precision] / training_flops(shape, order, lengths)
+            config = make_config(shape, order, precision=precision, batch_tokens=batch_tokens)
             seconds, stages, peak_bytes = measure(bench, config, fixed)
             tokens = int((tgt_lengths[measured] + 1).sum())
-            speed, limit = (
-                tokens / statistics.median(seconds),
-                peaks[precision] / limit_flops,
-            )
-            rows.append(
-                TrainRow(
-                    size=size,
-                    order=order,
-                    precision=precision,
-                    beam=None,
-                    batch=effort.batch_tokens,
-                    tokens_per_second=speed,
-                    limit_tokens_per_second=limit,
-                    limit_share=speed / limit,
-                    seconds=seconds,
-                    tokens=tokens,
-                    padding=padding(plan, tgt_lengths),
-                    src_padding=padding(plan, src_lengths),
-                    stages=stages,
-                    peak_bytes=peak_bytes,
-                )
-            )
+            speed = tokens / statistics.median(seconds)
             bench.say(
-                f"training {size} {order} {precision}: {speed:,.0f} tokens/s, "
-                f"{speed / limit:.0%} of the limit"
+                f"training {size} {order} {precision}, {batch_tokens:,} positions: "
+                f"{speed:,.0f} tokens/s, {speed / limit:.0%} of the limit"
             )
-    return rows
+            yield TrainRow(
+                size=size,
+                order=order,
+                precision=precision,
+                beam=None,
+                batch=batch_tokens,
+                tokens_per_second=speed,
+                limit_tokens_per_second=limit,
+                limit_share=speed / limit,
+                seconds=seconds,
+                tokens=tokens,
+                padding=padding(plan, tgt_lengths),
+                src_padding=padding(plan, src_lengths),
+                stages=stages,
+                peak_bytes=peak_bytes,
+            )
 
 
 def typical(

@@ -78,7 +78,8 @@ def plan_epoch(
     """Cut all pairs into batches of similar target lengths, in random order.
 
     The steps of a recurrent decoder are the longest target of the batch, so pairs are sorted by
-    target length first; among equals by source length, then at random.
+    target length first; among equals by source length, in turns upwards and downwards, so that
+    sources are alike too in a batch with targets of two lengths; then at random.
 
     Args:
         batch_tokens: most target positions of a batch, padding and </s> included. A pair that
@@ -92,7 +93,8 @@ def plan_epoch(
     batches: list[np.ndarray] = []
     for start in range(0, len(order), POOL):
         pool = order[start : start + POOL]
-        pool = pool[np.lexsort((src_lengths[pool], tgt_lengths[pool]))]
+        src, tgt = src_lengths[pool].astype(np.int64), tgt_lengths[pool]
+        pool = pool[np.lexsort((np.where(tgt % 2, -src, src), tgt))]
         positions = tgt_lengths[pool].tolist()
         first = 0
         for i, length in enumerate(positions):

@@ -14,8 +14,8 @@ has to go step by step too; what can leave the loop leaves it here. The numbers 
    factors of the gate gradients are computed for all steps before it. Scores, the largest
    tensors, are computed again instead of kept.
 
-With a lower precision only the operands of the recurrent products are rounded to it; states,
-gates, scores and all sums over time stay fp32.
+With a lower precision only the recurrent products, their operands and the gradients of their
+outputs are rounded to it; states, gates, scores and all sums over time stay fp32.
 """
 
 from collections.abc import Iterable, Iterator

@@ -219,3 +219,15 @@ def test_a_drawn_batch_is_as_long_as_its_segmentations(build):
     [batch] = Batches(store, 40, 1, sampler).epoch(0)
     assert batch.src.tolist() == [[5, 6, 7, 3]]
     assert batch.tgt_input.tolist() == [[2, 9, 9, 9, 9, 9]]
+
+
+def test_sources_are_alike_in_a_batch_with_targets_of_two_lengths():
+    """Source lengths go up and down in turns: the longest meet the longest, not the shortest."""
+    src_lengths = [s for _ in range(2) for s in range(1, 11)]
+    tgt_lengths = [4] * 10 + [5] * 10
+    batches = plan(src_lengths, tgt_lengths, batch_tokens=6 * 4)
+    spread = [
+        max(sources) - min(sources)
+        for sources in ([src_lengths[i] for i in batch] for batch in batches)
+    ]
+    assert max(spread) <= 4

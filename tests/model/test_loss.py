@@ -160,6 +160,14 @@ def test_the_chunked_loss_is_the_readable_loss_in_single_precision(smoothing):
     assert not ours[0][~mask].any()
 
 
+@pytest.mark.parametrize("num_rows", [1, 7, 500, 512, 513, 1025, 1496, 4095])
+def test_chunks_are_about_equal_and_multiples_of_8(num_rows):
+    size = loss_module._chunk_size(torch.empty(num_rows, 2))
+    assert size % 8 == 0
+    assert size <= 512
+    assert -(-num_rows // size) == -(-num_rows // 512)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_chunked_gradient_is_that_of_finite_differences(smoothing, monkeypatch):
     monkeypatch.setattr(loss_module, "_CHUNK_SIZE", 3)
