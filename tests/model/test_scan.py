@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nmt.model.scan import Operands, scan
 from nmt.model.score_tape import additive_scores
@@ -115,6 +116,38 @@ def test_many_additive_scores_are_those_of_each_query():
     for t, b, s in product(range(3), range(2), range(5)):
         expected = energy @ torch.sigmoid(queries[t, b] + keys[b, s])
         torch.testing.assert_close(scores[t, b, s], expected)
+
+
+class Sigmoids(TorchDispatchMode):
+    """Keeps the shapes of all that a sigmoid is computed of."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().startswith("aten::sigmoid"):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("largest", "in_range"), [(50.0, True), (70.0, False)])
+def test_pairs_of_query_and_key_have_no_sigmoid_unless_out_of_range(largest, in_range):
+    torch.manual_seed(0)
+    queries, keys, energy = torch.randn(3, 2, KEY), torch.randn(2, 5, KEY), torch.randn(KEY)
+    keys[0, 0, 0], queries[1, 0, 0] = largest, -largest
+    tensors = [x.double().requires_grad_() for x in (queries, keys, energy)]
+    with Sigmoids() as sigmoids:
+        scores = additive_scores(*tensors)
+        found = torch.autograd.grad(scores.square().sum(), tensors)
+    assert sigmoids.shapes == ([] if in_range else [(2, 5, KEY)] * 6)  # forward and backward
+    pairs = torch.sigmoid(tensors[0].unsqueeze(2) + tensors[1].unsqueeze(0))  # (T, B, S, A)
+    plain = pairs @ tensors[2]
+    torch.testing.assert_close(scores, plain)
+    for actual, expected in zip(
+        found, torch.autograd.grad(plain.square().sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize(("cell", "order", "score"), KINDS)
