@@ -49,7 +49,8 @@ class _GRUSequence(torch.autograd.Function):
             for t, step_inputs in enumerate(inputs):
                 recurrent = project.forward(t)
                 cell.forward(t, step_inputs, recurrent, hidden[t], out=hidden[t + 1])
-        ctx.tape = hidden, cell, project
+        ctx.save_for_backward(hidden)
+        ctx.tape = cell, project
         ctx.dtypes = start.dtype, matrix.dtype, bias.dtype
         return hidden[1:]
 
@@ -57,7 +58,8 @@ class _GRUSequence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor, ...]:
         """Go back through the steps, then make the products over all of them."""
-        hidden, cell, project = ctx.tape
+        (hidden,) = ctx.saved_tensors  # raises if the states have been changed since
+        cell, project = ctx.tape
         num_gates = cell.num_gates
         with torch.autocast(d_states.device.type, enabled=False):
             project.prepare()

@@ -10,9 +10,8 @@ has to go step by step too; what can leave the loop leaves it here. The numbers 
 3. All that the next step needs of a state (its recurrent gates, its query, its part of the
    attentional vector) is one product with stacked matrices: its *projection*.
 4. v . tanh(x) = 2 v . sigmoid(2 x) - sum(v), and softmax drops the constant. Sigmoid is cheaper.
-5. Weight gradients are sums over steps, so they are products over all steps after the loop, and
-   factors of the gate gradients are computed for all steps before it. Scores, the largest
-   tensors, are computed again instead of kept.
+5. Weight gradients are sums over steps, so they are products over all steps after the loop.
+   Scores, the largest tensors, are computed again instead of kept.
 
 With a lower precision only the recurrent products, their operands and the gradients of their
 outputs are rounded to it; states, gates, scores and all sums over time stay fp32.

@@ -54,6 +54,15 @@ def test_states_before_the_first_are_only_the_start():
     torch.testing.assert_close(states[0], expected)
 
 
+def test_states_changed_between_forward_and_backward_are_noticed():
+    states = gru_sequence(*operands())
+    total = states.sum()
+    with torch.no_grad():
+        states.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
 def test_the_order_of_the_state_is_n_r_z():
     rows = torch.arange(6)
     assert state_order(rows, 2).tolist() == [4, 5, 0, 1, 2, 3]
