@@ -13,6 +13,7 @@ from nmt.errors import ConfigError, TrainingError
 from nmt.memory import free_memory, is_out_of_memory, keep_freed_memory, memory_in_use
 from nmt.model.decoder import DecoderState
 from nmt.model.folded import FoldedDecoder, fold, type_beside_int8
+from nmt.model.folded_attention import load_compiled
 from nmt.model.restricted import RestrictedDecoder
 from nmt.model.seq2seq import Seq2Seq
 from nmt.search.beam import Hypothesis, State, Step, beam_search
@@ -110,6 +111,8 @@ class Searcher:
         decoder = self.prepare()
         found: list[list[Hypothesis]] = [[] for _ in sources]
         lengths = np.array([len(token_ids) + 1 for token_ids in sources])
+        if decoder.attention.pays_to_load(lengths.tolist(), options.beam_size):
+            load_compiled()
 
         def search(indices: list[int]) -> None:
             empty = np.zeros(0, np.int64)
@@ -165,11 +168,13 @@ class Searcher:
             for hypotheses in found
         ]
 
-    def prepare(self) -> FoldedDecoder:
-        """The decoder rewritten for search, made anew only if its weights have changed.
+    def prepare_to_fork(self) -> None:
+        """Make all that processes that are forked from this one can share."""
+        if self.prepare().attention.energy is not None:
+            load_compiled()
 
-        Call it before processes are forked that shall share it.
-        """
+    def prepare(self) -> FoldedDecoder:
+        """The decoder rewritten for search, made anew only if its weights have changed."""
         weights = _fingerprint(self.model.decoder)
         if self._folded is None or not torch.equal(self._folded[0], weights):
             is_restricted = self.shortlist is not None

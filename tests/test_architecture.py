@@ -66,7 +66,9 @@ MAY_BE_IMPORTED_BY = {
         "build",
         "cli",
     },
-    "numpy": {"data", "decoding", "translator", "alignment", "cli"},
+    "numpy": {"data", "model", "decoding", "translator", "alignment", "cli"},
+    "numba": {"model"},
+    "llvmlite": {"model"},
     "safetensors": {"training", "build"},
     "sentencepiece": {"text"},
     "sacrebleu": {"evaluation"},
@@ -79,7 +81,16 @@ MAY_BE_IMPORTED_BY = {
 """Who uses which package; text, config, evaluation and alignment do without torch."""
 
 WITHOUT_TORCH = ["errors", "config", "text", "evaluation", "alignment"]
-WITHOUT_HELP = {"torch", "datasets", "numpy", "sacrebleu", "sentencepiece", "pydantic", "yaml"}
+WITHOUT_HELP = {
+    "torch",
+    "numba",
+    "datasets",
+    "numpy",
+    "sacrebleu",
+    "sentencepiece",
+    "pydantic",
+    "yaml",
+}
 MAX_LINES = 400
 MAX_HELP_SECONDS = 0.3
 

@@ -121,7 +121,7 @@ class Workers:
         if self.limit == 1 or len(tasks) <= 1:
             return [self.translator.translate(task) for task in tasks]
         if not self._workers:
-            self.translator.searcher.prepare()  # once, for all workers
+            self.translator.searcher.prepare_to_fork()
         while len(self._workers) < min(self.limit, len(tasks)):
             worker = Worker(self.translator, list(self._workers))
             self._workers[worker.connection] = worker

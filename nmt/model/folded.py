@@ -11,9 +11,8 @@ once per sentence   W_c c = W_c (sum of w_s h_s) = sum of w_s (W_c h_s): the enc
 once per step       All that reads one state is one product with stacked weights.
 
 Since tanh(x) = 2 sigmoid(2x) - 1, an additive score v . tanh(x) is 2v . sigmoid(2x) - sum(v), where
-softmax removes the constant; torch computes a sigmoid several times faster than a tanh, and
-`nmt.model.sigmoid` does without most of its exponentials. `nmt.model.folded_attention` is the
-attention of these decoders.
+softmax removes the constant; a sigmoid is computed several times faster than a tanh.
+`nmt.model.folded_attention` is the attention of these decoders.
 """
 
 from abc import ABC, abstractmethod

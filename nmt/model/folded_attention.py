@@ -2,17 +2,17 @@
 
 What the values are is the decoder's business (`nmt.model.folded`); here they are what is averaged.
 The search of a long source spends most of its time on two things, which each have a form of their
-own: additive scores (`nmt.model.sigmoid`), and the mean of the values, whose matrix oneDNN can
-pack, each sentence's by itself, as it would the weight of a product.
+own: additive scores, which are a compiled loop (`nmt.model.kernels`), and the mean of the values,
+whose matrix oneDNN can pack, each sentence's by itself, as it would the weight of a product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from nmt.model import onednn
+from nmt.model import compiled, onednn
 from nmt.model.attention import (
     AdditiveScore,
     Attention,
@@ -24,10 +24,13 @@ from nmt.model.attention import (
     ScoreFunction,
 )
 from nmt.model.products import Product
-from nmt.model.sigmoid import Energy, factors
 
 SCORE_CHUNK = 1 << 19
 """Most numbers of the hidden layer of the scores that a thread works on: what fits into a cache."""
+
+LOADING_PAYS = 1_000_000_000
+"""Pairs of numbers of queries and keys from which on the compiled loop makes up for the half second
+that it takes to load."""
 
 SMALLEST_MEAN = 1_250_000
 """Multiplications of a step and sentence from which on packed values are faster. Where they just
@@ -38,17 +41,20 @@ are, packing takes the time that 10 (with one thread) to 40 steps gain."""
 class FoldedMemory(Memory):
     """A memory as `FoldedAttention` prepares it."""
 
-    has_factors: bool
-    """Whether the keys are those of an additive score, as `nmt.model.sigmoid` wants them."""
+    factors: Tensor | None
+    """(B, S, A) e^-key, if the score is additive and its compiled loop can use them."""
     packed: tuple[Tensor, ...] | None
     """Of each sentence the packed (out, S) values; `states` is then (B, S, 0)."""
 
     def keep(self, sentences: Tensor) -> "FoldedMemory":
         memory = super().keep(sentences)
         assert isinstance(memory, FoldedMemory)
-        if self.packed is None:
-            return memory
-        return replace(memory, packed=tuple(self.packed[i] for i in sentences.tolist()))
+        factors, packed = self.factors, self.packed
+        return replace(
+            memory,
+            factors=None if factors is None else factors[sentences],
+            packed=None if packed is None else tuple(packed[i] for i in sentences.tolist()),
+        )
 
 
 class FoldedAttention:
@@ -71,17 +77,17 @@ class FoldedAttention:
         score = attention.score if isinstance(attention, Attention) else None
         self.fixed = score is None
         self.scale = 1.0  # of keys that are the states
-        self.energy: Energy | None = None
+        self.energy: Tensor | None = None  # (A,)
         self.score: ScoreFunction | None = None  # one of which nothing is known here
         query: Tensor | None = None  # (A, H)
         key: Tensor | None = None  # (A, M)
         match score:
             case AdditiveScore():
                 query, key = 2 * score.query_layer.weight, 2 * score.key_layer.weight
-                self.energy = Energy(2 * score.energy_layer.weight[0].detach())
+                self.energy = 2 * score.energy_layer.weight[0].detach()
             case ConcatScore():
                 query, key = (2 * score.concat_layer.weight).tensor_split([score.query_dim], 1)
-                self.energy = Energy(2 * score.energy_layer.weight[0].detach())
+                self.energy = 2 * score.energy_layer.weight[0].detach()
             case GeneralScore():
                 key = score.key_layer.weight
             case DotScore():
@@ -93,6 +99,13 @@ class FoldedAttention:
         self.query_weight = query
         self.from_states = None if key is None else product_once(key)
         self.dtype, self.value_type = dtype, value_type
+
+    def pays_to_load(self, lengths: Sequence[int], beam_size: int) -> bool:
+        """Whether searching sources of these lengths makes up for loading the compiled loop."""
+        if self.energy is None or self.energy.device.type != "cpu":
+            return False
+        pairs = beam_size * len(self.energy) * sum(length**2 for length in lengths)
+        return pairs >= LOADING_PAYS
 
     def below(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Put the weights of the query, if it has any, below (out, H) weights and their bias."""
@@ -117,9 +130,12 @@ class FoldedAttention:
         if packed is not None:
             values = values[..., :0].clone()  # which lets go of the others
         keys = self._keys(states)
-        key_factors = None if self.energy is None else factors(keys)
-        keys = keys if key_factors is None else key_factors
-        return FoldedMemory(values, keys, mask, key_factors is not None, packed)
+        factors = None
+        if self.energy is not None and compiled.suits(keys):
+            from nmt.model.compiled_tapes import make_factors
+
+            factors = make_factors(keys)
+        return FoldedMemory(values, keys, mask, factors, packed)
 
     def _keys(self, states: Tensor) -> Tensor:
         """Turn (B, S, M) encoder states into (B, S, A) keys."""
@@ -144,25 +160,38 @@ class FoldedAttention:
         return scores.masked_fill_(~memory.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
 
-def additive_scores(queries: Tensor, memory: Memory, energy: Energy) -> Tensor:
-    """Scores with a hidden layer: (B, K, S), a few sentences at a time if the sources are long."""
+def load_compiled() -> None:
+    """Get the compiled loop of additive scores ready, for this process and those it will fork."""
+    if compiled.load():
+        from nmt.model import kernels
+
+        _ = kernels.additive_scores.address
+
+
+def additive_scores(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
+    """Scores v . sigmoid(q + k): (B, K, S) of (B, K, A) queries.
+
+    The compiled loop is used if it is loaded. Else a few sentences at a time, if the sources are
+    long.
+    """
     keys = memory.keys
-    score = energy.scores
-    if isinstance(memory, FoldedMemory) and memory.has_factors:
-        if (query_factors := factors(queries)) is not None:
-            queries, score = query_factors * energy.reciprocal, energy.scores_of_factors
-        else:
-            keys = -keys.log()
+    if compiled.suits(queries, keys, energy):
+        from nmt.model import kernels
+
+        scores = queries.new_empty(*queries.shape[:2], keys.size(1))
+        factors = memory.factors if isinstance(memory, FoldedMemory) else None
+        num_rows = keys.size(0) * keys.size(1)
+        kernels.additive_scores(num_rows, queries, keys, factors, energy.unsqueeze(0), scores)
+        return scores
     chunk = SCORE_CHUNK * torch.get_num_threads()
     size = min(len(keys), max(1, chunk // (queries.size(1) * keys[0].numel())))
     hidden = queries.new_empty(size, queries.size(1), *keys.shape[1:])  # (b, K, S, A)
-    scores = [
-        score(some.unsqueeze(2), their_keys.unsqueeze(1), hidden[: len(some)])
-        for some, their_keys in zip(
-            torch.split(queries, size), torch.split(keys, size), strict=True
-        )
-    ]
-    return scores[0] if len(scores) == 1 else torch.cat(scores)
+    scored = []
+    for some, their_keys in zip(torch.split(queries, size), torch.split(keys, size), strict=True):
+        out = hidden[: len(some)]
+        torch.add(some.unsqueeze(2), their_keys.unsqueeze(1), out=out)
+        scored.append(out.sigmoid_() @ energy)
+    return scored[0] if len(scored) == 1 else torch.cat(scored)
 
 
 def pack_values(values: Tensor) -> tuple[Tensor, ...] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmt.model.cell_tape import GRUTape, state_order
+from nmt.model.cell_tape import CellGradients, CellSteps, cell_tape, state_order
 from nmt.model.product_tape import ProductTape
 
 
@@ -32,46 +32,54 @@ def gru_sequence(inputs: Tensor, start: Tensor, matrix: Tensor, bias: Tensor) ->
     states: Tensor = _GRUSequence.apply(  # type: ignore[no-untyped-call]
         inputs, start, state_order(matrix, hidden_dim), state_order(bias, hidden_dim)
     )
-    return states.to(inputs.dtype)
+    return states
 
 
 class _GRUSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, start: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         """Take operands as `gru_sequence` does, the last two in `state_order`; give all states."""
-        low = inputs.dtype if inputs.dtype in (torch.bfloat16, torch.float16) else None
+        is_low = inputs.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(inputs.device.type, enabled=False):
-            exact = matrix.dtype if low is None else torch.float32
+            exact = torch.float32 if is_low else matrix.dtype
             hidden = start.new_empty(len(inputs) + 1, *start.shape, dtype=exact)
             hidden[0] = start
-            cell = GRUTape(len(inputs), hidden[0])
-            project = ProductTape(hidden[:-1], matrix.to(exact), bias.to(exact), low)
-            for t, step_inputs in enumerate(inputs):
-                recurrent = project.forward(t)
-                cell.forward(t, step_inputs, recurrent, hidden[t], out=hidden[t + 1])
-        ctx.save_for_backward(hidden)
+            rounded = torch.empty_like(hidden, dtype=inputs.dtype) if is_low else None
+            states = hidden if rounded is None else rounded
+            states[0] = start
+            project = ProductTape(states[:-1], matrix, bias)
+            cell = cell_tape(CellSteps(inputs, None, project.outputs, hidden, rounded))
+            for t in range(len(inputs)):
+                project.forward(t)
+                cell.forward(t)
+        ctx.save_for_backward(states)
         ctx.tape = cell, project
         ctx.dtypes = start.dtype, matrix.dtype, bias.dtype
-        return hidden[1:]
+        return states[1:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor, ...]:
         """Go back through the steps, then make the products over all of them."""
-        (hidden,) = ctx.saved_tensors  # raises if the states have been changed since
+        _ = ctx.saved_tensors  # raises if the states have been changed since
         cell, project = ctx.tape
-        num_gates = cell.num_gates
         with torch.autocast(d_states.device.type, enabled=False):
             project.prepare()
             d_inputs = torch.empty_like(project.d_outputs)
-            d_hidden = torch.zeros_like(hidden[0])
-            d_gates = cell.new_gradient(d_hidden)
+            d_hidden = torch.zeros_like(cell.steps.hidden[0])
+            cell.prepare(
+                CellGradients(
+                    d_hidden,
+                    d_states.contiguous(),
+                    project.d_input,
+                    d_inputs,
+                    project.d_outputs,
+                )
+            )
             for t in reversed(range(len(d_states))):
-                d_hidden += d_states[t]
-                d_hidden = cell.backward(t, d_hidden, hidden[t], d_gates)
-                project.d_outputs[t] = d_gates[:, :num_gates]
-                d_inputs[t] = d_gates[:, -num_gates:]
-                project.backward(t, d_hidden)
+                cell.backward(t)
+                project.backward(t)
+            d_hidden += project.d_input
             d_matrix, d_bias = project.gradients()
         start, matrix, bias = ctx.dtypes
         return d_inputs, d_hidden.to(start), d_matrix.to(matrix), d_bias.to(bias)

@@ -26,15 +26,17 @@ import torch
 from torch import Tensor
 
 from nmt.model.attention import ScoreFunction
-from nmt.model.cell_tape import CellTape, GRUTape, LSTMTape
+from nmt.model.cell_tape import CellGradients, CellSteps, cell_tape
+from nmt.model.join_tape import join_tape
 from nmt.model.product_tape import ProductTape
 from nmt.model.rnn import Cell
 from nmt.model.score_tape import (
-    AdditiveTape,
     AutogradTape,
     DotTape,
     ScoreTape,
+    additive_tape,
     at_least_fp32,
+    attention_tape,
 )
 
 
@@ -139,8 +141,7 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, shape: Shape, *flat: Any) -> tuple[Tensor, Tensor]:
         with torch.autocast(flat[0].device.type, enabled=False):
             ctx.dtypes = [None if x is None else x.dtype for x in flat]
-            inputs, *others = flat
-            tape = _Tape(shape, _unflatten(shape, (inputs, *_lifted(others))))
+            tape = _Tape(shape, _unflatten(shape, flat))
             outputs = tape.forward()
         ctx.save_for_backward(*(x for x in flat if x is not None))
         ctx.tape = tape
@@ -154,15 +155,11 @@ class _Scan(torch.autograd.Function):
         if tape is None:
             raise RuntimeError("scan: a second backward pass would need a second forward pass")
         with torch.autocast(gradients[0].device.type, enabled=False):
-            found = _flatten(tape.backward(*_lifted(gradients)))
+            found = _flatten(tape.backward(*(at_least_fp32(d.contiguous()) for d in gradients)))
         return None, *(
             x if x is None or dtype is None else x.to(dtype)
             for x, dtype in zip(found, ctx.dtypes, strict=True)
         )
-
-
-def _lifted(tensors: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(None if x is None else at_least_fp32(x) for x in tensors)
 
 
 class _Tape:
@@ -176,199 +173,175 @@ class _Tape:
     def __init__(self, shape: Shape, operands: Operands) -> None:
         x = self.x = operands
         self.num_steps, batch_size, self.num_gates = x.inputs.shape
+        self.is_luong = x.feeding is not None
+        dtype = torch.promote_types(x.inputs.dtype, torch.float32)  # of the states
+
+        def states(size: int) -> tuple[Tensor, Tensor | None]:
+            exact = x.inputs.new_empty(self.num_steps + 1, batch_size, size, dtype=dtype)
+            return exact, None if shape.low is None else torch.empty_like(exact, dtype=shape.low)
+
         hidden_dim = x.hidden[0].size(1)
-
-        def buffer(num_entries: int, size: int) -> Tensor:
-            return x.hidden[0].new_empty(num_entries, batch_size, size)
-
-        self.cells: list[CellTape]
-        if shape.cell == "lstm":
-            self.cells = [LSTMTape(self.num_steps, memory) for memory in x.cells]
-        else:
-            self.cells = [GRUTape(self.num_steps, hidden) for hidden in x.hidden]
-        self.hidden = [buffer(self.num_steps + 1, hidden_dim) for _ in x.hidden]
+        self.hidden, self.rounded = _columns(states(hidden_dim) for _ in x.hidden)
+        for start, *both in zip(x.hidden, self.hidden, self.rounded, strict=True):
+            _begin(start, *both)
         # Every state but the last is projected; the last one asks, in the order of Luong.
-        asking = self.num_steps + (x.feeding is not None)
-        num_projected = [*(self.num_steps for _ in x.upper), asking]
+        num_projected = [*(self.num_steps for _ in x.upper), self.num_steps + self.is_luong]
         self.project = [
-            ProductTape(hidden[:number], matrix, bias, shape.low)
-            for hidden, number, matrix, bias in zip(
-                self.hidden, num_projected, x.projections, x.projection_biases, strict=True
+            ProductTape((hidden if rounded is None else rounded)[:number], matrix, bias)
+            for hidden, rounded, number, matrix, bias in zip(
+                self.hidden,
+                self.rounded,
+                num_projected,
+                x.projections,
+                x.projection_biases,
+                strict=True,
             )
         ]
         self.read_below = [  # what the layers above the first read
-            ProductTape(buffer(self.num_steps, hidden_dim), matrix, bias, shape.low)
+            ProductTape(x.inputs.new_empty(self.num_steps, batch_size, hidden_dim), matrix, bias)
             for matrix, bias in zip(x.upper, x.upper_biases, strict=True)
         ]
-        self.score: ScoreTape
-        if shape.score is not None:
-            self.score = AutogradTape(shape.score, x.keys, x.score_parameters)
-        elif x.energy is None:
-            self.score = DotTape(x.keys, self.num_steps)
-        else:
-            self.score = AdditiveTape(x.keys, x.energy)
-            self.query = slice(x.keys.size(2))
-            self.queries = buffer(asking, x.keys.size(2))
-        self.bias = torch.zeros_like(x.keys[..., 0]).masked_fill_(~x.mask, -torch.inf)  # (B, S)
-        self.weights = buffer(self.num_steps, x.keys.size(1))
+        self.query = slice(0 if x.energy is None else x.keys.size(2))
+        self.attention = attention_tape(self._score_tape(shape), x.values, x.mask, self.num_steps)
         if x.feeding is not None:
-            readout_dim = x.feeding.size(1)
-            self.attentional = buffer(self.num_steps + 1, readout_dim)
-            self.feed = ProductTape(self.attentional[:-1], x.feeding, None, shape.low)
-            stop = len(x.projections[-1]) - self.num_gates
-            self.read = slice(stop - readout_dim, stop)
+            self.read = slice(self.query.stop, len(x.projections[-1]) - self.num_gates)
+            attentional, rounded = states(x.feeding.size(1))
+            _begin(torch.zeros_like(attentional[0]), attentional, rounded)
+            fed = attentional if rounded is None else rounded
+            self.feed = ProductTape(fed[:-1], x.feeding, None)
+            parts = self.project[-1].outputs[1:, :, self.read]
+            self.join = join_tape(self.attention.attended, parts, attentional, rounded)
+        self.cells = [
+            cell_tape(self._steps(layer), at_least_fp32(x.cells[layer]) if x.cells else None)
+            for layer in range(shape.num_layers)
+        ]
+
+    def _score_tape(self, shape: Shape) -> ScoreTape:
+        x, asking = self.x, slice(1, None) if self.is_luong else slice(self.num_steps)
+        if x.energy is not None:
+            queries = self.project[-1].outputs[asking, :, self.query]
+            return additive_tape(queries, x.keys, at_least_fp32(x.energy))
+        queries = self.hidden[-1][asking]
+        if shape.score is not None:
+            return AutogradTape(queries, x.keys, shape.score, x.score_parameters)
+        return DotTape(queries, x.keys)
+
+    def _steps(self, layer: int) -> CellSteps:
+        """What a layer reads: the gates of the words, and of what is attended to or fed."""
+        if layer:
+            inputs, addend = self.read_below[layer - 1].outputs, None
+        else:
+            inputs = self.feed.outputs if self.is_luong else self.attention.attended
+            addend = self.x.inputs
+        recurrent = self.project[layer].outputs[..., -self.num_gates :]
+        return CellSteps(inputs, addend, recurrent, self.hidden[layer], self.rounded[layer])
 
     # ------------------------------------------------------------------------------- forward
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """All steps: what `scan` returns."""
-        for layer, hidden in enumerate(self.x.hidden):
-            self.hidden[layer][0] = hidden
-            self._project(layer, 0)
-        if self.x.feeding is None:
-            self._forward_bahdanau()
-            return self.hidden[-1][1:], self.weights[:]
-        self._forward_luong()
-        return self.attentional[1:], self.weights[:]
-
-    def _forward_bahdanau(self) -> None:
+        for project in self.project:
+            project.forward(0)
         for t in range(self.num_steps):
-            attended = self._attend(t, asking=t)  # (B, G)
-            self._advance(t, attended.add_(self.x.inputs[t]))
+            if self.is_luong:
+                self.feed.forward(t)
+                self._advance(t)
+                self.attention.forward(t)
+                self.join.forward(t)
+            else:
+                self.attention.forward(t)
+                self._advance(t)
+        outputs = self.join.outputs if self.is_luong else self.hidden[-1]
+        return outputs[1:], self.attention.weights[:]
 
-    def _forward_luong(self) -> None:
-        self.attentional[0] = 0
-        for t in range(self.num_steps):
-            self._advance(t, self.feed.forward(t).add_(self.x.inputs[t]))
-            attended = self._attend(t, asking=t + 1)  # (B, R)
-            attended += self.project[-1].output[:, self.read]
-            torch.tanh(attended, out=self.attentional[t + 1])
-
-    def _advance(self, t: int, gates: Tensor) -> None:
-        """Move all layers on, the first one reading (B, G) input gates."""
+    def _advance(self, t: int) -> None:
+        """Move all layers on."""
         for layer, cell in enumerate(self.cells):
             if layer:
                 read = self.read_below[layer - 1]
                 read.inputs[t] = self.hidden[layer - 1][t + 1]
                 if self.x.dropout:
                     read.inputs[t] *= self.x.dropout[layer - 1][t]
-                gates = read.forward(t)
-            hidden = self.hidden[layer]
-            recurrent = self.project[layer].output[:, -self.num_gates :]
-            cell.forward(t, gates, recurrent, hidden[t], out=hidden[t + 1])
-            self._project(layer, t + 1)
-
-    def _project(self, layer: int, t: int) -> None:
-        """Multiply the state before step t, if anybody asks for it."""
-        if t == len(self.project[layer].inputs):
-            return
-        projected = self.project[layer].forward(t)
-        if layer == len(self.cells) - 1 and self.x.energy is not None:
-            self.queries[t] = projected[:, self.query]
-
-    def _attend(self, t: int, asking: int) -> Tensor:
-        """Weights of step t for the query of state `asking`, and (B, G or R) what they read."""
-        scores = self.score.forward(self._query(asking)).add_(self.bias)  # (B, S)
-        torch.softmax(scores, -1, out=self.weights[t])
-        return torch.bmm(self.weights[t].unsqueeze(1), self.x.values).squeeze(1)
-
-    def _query(self, t: int) -> Tensor:
-        if self.x.energy is None:
-            return self.hidden[-1][t]
-        return self.queries[t]
+                read.forward(t)
+            cell.forward(t)
+            if t + 1 < len(self.project[layer].inputs):
+                self.project[layer].forward(t + 1)
 
     # ------------------------------------------------------------------------------ backward
 
     def backward(self, d_outputs: Tensor, d_weights: Tensor) -> Operands:
         """Gradients of all operands; None of mask and dropout, for which nothing asks."""
-        x = self.x
-        self.d_hidden = [torch.zeros_like(h) for h in x.hidden]
-        # Of the gates: of one step at hand, and of all steps those that the inputs give.
-        self.d_gates = [cell.new_gradient(x.hidden[0]) for cell in self.cells]
-        self.d_inputs = [
-            project.matrix.new_empty(self.num_steps, len(x.hidden[0]), self.num_gates)
-            for project in self.project
-        ]
-        for cell, project in zip(self.cells, self.project, strict=True):
-            cell.prepare()
+        self._prepare(d_outputs, d_weights)
+        for t in reversed(range(self.num_steps)):
+            if self.is_luong:
+                self.join.backward(t)
+                self._unattend(t)
+                self._retreat(t)
+                self.feed.backward(t)
+            else:
+                self._retreat(t)
+                self._unattend(t)
+        for project, d_hidden in zip(self.project, self.d_hidden, strict=True):
+            project.backward(0)
+            d_hidden += project.d_input
+        return self._gradients()
+
+    def _prepare(self, d_outputs: Tensor, d_weights: Tensor) -> None:
+        """Make room for the gradients of all steps."""
+        self.d_hidden = [torch.zeros_like(hidden[0]) for hidden in self.hidden]
+        self.d_inputs = [torch.empty_like(self.x.inputs) for _ in self.hidden]
+        for project in self.project:
             project.prepare()
         for read, d_inputs in zip(self.read_below, self.d_inputs[1:], strict=True):
             read.prepare(d_inputs)
-        if x.feeding is None:
-            self._backward_bahdanau(d_outputs, d_weights)
-        else:
-            self._backward_luong(d_outputs, d_weights)
-        return self._gradients()
-
-    def _backward_bahdanau(self, d_outputs: Tensor, d_weights: Tensor) -> None:
-        for t in reversed(range(self.num_steps)):
-            self.d_hidden[-1] += d_outputs[t]
-            self._retreat(t)
-            self._unattend(t, t, self.d_gates[0][:, -self.num_gates :], d_weights[t])
-        self._retreat_to_start()
-
-    def _backward_luong(self, d_outputs: Tensor, d_weights: Tensor) -> None:
-        self.feed.prepare(self.d_inputs[0])
         d_projected = self.project[-1].d_outputs
-        d_projected[-1, :, -self.num_gates :] = 0  # no step read the gates of the last state
-        d_projected[0, :, : -self.num_gates] = 0  # nobody asked the first one
-        self.d_read = d_outputs.clone()  # to become the gradient before tanh
-        slopes = 1 - self.attentional[1:] ** 2
-        for t in reversed(range(self.num_steps)):
-            d_read = self.d_read[t]
-            if t + 1 < self.num_steps:
-                self.feed.backward(t + 1, d_read)
-            d_read *= slopes[t]
-            d_projected[t + 1, :, self.read] = d_read
-            self._unattend(t, t + 1, d_read, d_weights[t])
-            self._retreat(t)
-        self._retreat_to_start()
+        if self.is_luong:
+            self.feed.prepare(self.d_inputs[0])
+            d_projected[-1, :, -self.num_gates :] = 0  # no step read the gates of the last state
+            d_projected[0, :, : -self.num_gates] = 0  # nobody asked the first one
+            self.join.prepare(d_outputs, self.feed.d_input, d_projected[1:, :, self.read])
+        for layer, cell in enumerate(self.cells):
+            is_output = layer == len(self.cells) - 1 and not self.is_luong
+            cell.prepare(
+                CellGradients(
+                    self.d_hidden[layer],
+                    d_outputs if is_output else None,
+                    self.project[layer].d_input,
+                    self.d_inputs[layer],
+                    self.project[layer].d_outputs[..., -self.num_gates :],
+                )
+            )
+        if self.x.energy is None:
+            self.d_queries = torch.empty_like(self.hidden[-1][1:])
+        else:
+            self.d_queries = d_projected[int(self.is_luong) :, :, self.query]
+        d_attended = self.join.d_sums if self.is_luong else self.d_inputs[0]
+        self.attention.prepare(d_attended, d_weights, self.d_queries)
 
     def _retreat(self, t: int) -> None:
         """Move the gradients of all states from after step t to before it."""
         for layer in reversed(range(len(self.cells))):
             if t + 1 < len(self.project[layer].inputs):
-                self.project[layer].backward(t + 1, self.d_hidden[layer])
-            d_gates = self.d_gates[layer]
-            self.d_hidden[layer] = self.cells[layer].backward(
-                t,
-                self.d_hidden[layer],
-                self.hidden[layer][t],
-                d_gates,
-            )
-            d_recurrent = self.project[layer].d_outputs[t, :, -self.num_gates :]
-            d_recurrent.copy_(d_gates[:, : self.num_gates])
-            self.d_inputs[layer][t] = d_gates[:, -self.num_gates :]
+                self.project[layer].backward(t + 1)
+            self.cells[layer].backward(t)
             if layer:
-                d_read = torch.zeros_like(self.d_hidden[layer])
-                self.read_below[layer - 1].backward(t, d_read)
+                read = self.read_below[layer - 1]
+                read.backward(t)
+                d_read = read.d_input
                 if self.x.dropout:
-                    d_read *= self.x.dropout[layer - 1][t]
+                    d_read = d_read * self.x.dropout[layer - 1][t]
                 self.d_hidden[layer - 1] += d_read
 
-    def _retreat_to_start(self) -> None:
-        for project, d_hidden in zip(self.project, self.d_hidden, strict=True):
-            project.backward(0, d_hidden)
-
-    def _unattend(self, t: int, asking: int, d_attended: Tensor, d_weights: Tensor) -> None:
-        """From what step t read to the query of state `asking`."""
-        weights = self.weights[t]
-        d_weights = torch.bmm(d_attended.unsqueeze(1), self.x.values.mT).squeeze(1) + d_weights
-        d_scores = weights * (d_weights - (weights * d_weights).sum(1, keepdim=True))
-        d_query = self.score.backward(t, self._query(asking), d_scores)
+    def _unattend(self, t: int) -> None:
+        """From what step t attended to, to the state that asked."""
+        self.attention.backward(t)
         if self.x.energy is None:
-            self.d_hidden[-1] += d_query
-        else:
-            self.project[-1].d_outputs[asking, :, self.query] = d_query
+            self.d_hidden[-1] += self.d_queries[t]
 
     def _gradients(self) -> Operands:
         """Products and sums over all steps at once."""
-        x = self.x
-        is_luong = x.feeding is not None
-        d_attended = self.d_read if is_luong else self.d_inputs[0]
-        attended = self.weights.permute(1, 2, 0).to(d_attended.dtype)  # (B, S, T)
-        queries = self.hidden[-1][1:] if is_luong else self.hidden[-1][:-1]
-        d_keys, d_energy = self.score.gradients(queries)
+        x, score = self.x, self.attention.score
+        d_keys, d_energy = score.gradients()
         projections, projection_biases = _columns(tape.gradients() for tape in self.project)
         upper, upper_biases = _columns(tape.gradients() for tape in self.read_below)
         return Operands(
@@ -380,15 +353,20 @@ class _Tape:
             upper=upper,
             upper_biases=upper_biases,
             dropout=[None for _ in x.dropout],  # type: ignore[misc]
-            values=torch.bmm(attended, d_attended.transpose(0, 1)),
+            values=self.attention.d_values(),
             keys=d_keys,
             energy=d_energy,
             mask=None,  # type: ignore[arg-type]
-            feeding=self.feed.gradients()[0] if is_luong else None,
-            score_parameters=self.score.d_parameters
-            if isinstance(self.score, AutogradTape)
-            else [],
+            feeding=self.feed.gradients()[0] if self.is_luong else None,
+            score_parameters=score.d_parameters if isinstance(score, AutogradTape) else [],
         )
+
+
+def _begin(start: Tensor, *states: Tensor | None) -> None:
+    """Put the first one in front of the states."""
+    for buffer in states:
+        if buffer is not None:
+            buffer[0] = start
 
 
 def _columns(rows: Iterable[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:

@@ -1,4 +1,4 @@
-"""The score functions step by step, forward and backward, for the scan.
+"""Attention step by step, forward and backward, for the scan: scores, and the mean under them.
 
 Scores of a step are computed from its query again when their gradient is needed: (B, S, A) numbers
 per step are cheaper to compute twice than to keep.
@@ -11,90 +11,98 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmt.model.sigmoid import Energy, factors
+from nmt.model.compiled import suits
 
 
 class ScoreTape(ABC):
-    """Scores of one query per sentence and step."""
+    """Scores of one query per sentence and step.
+
+    Args:
+        queries: (T, B, A) the queries, filled step by step.
+        keys: (B, S, A).
+    """
+
+    d_scores: Tensor
+    """(T, B, S) gradients of the scores, filled step by step."""
+    d_queries: Tensor
+    """(T, B, A) where `backward` puts the gradients of the queries."""
+
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        self.queries, self.keys = queries, keys
 
     @abstractmethod
-    def forward(self, query: Tensor) -> Tensor:
-        """Score (B, A) queries: (B, S)."""
+    def forward(self, t: int) -> Tensor:
+        """Scores of step t: (B, S), at least fp32; good until the next step."""
+
+    def forward_all(self) -> Tensor:
+        """Scores of all steps, whose queries are there: (T, B, S)."""
+        return torch.stack([self.forward(t).clone() for t in range(len(self.queries))])
+
+    def prepare(self, d_scores: Tensor, d_queries: Tensor) -> None:
+        """Before the backward pass."""
+        self.d_scores, self.d_queries = d_scores, d_queries
 
     @abstractmethod
-    def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
-        """From (B, S) gradients of the scores of step t to the (B, A) gradient of its query."""
+    def backward(self, t: int) -> None:
+        """From the gradients of the scores of step t to that of its query."""
+
+    def backward_all(self) -> None:
+        """`backward` of all steps."""
+        for t in range(len(self.queries)):
+            self.backward(t)
 
     @abstractmethod
-    def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """After all steps: gradients of the (B, S, A) keys and of the (A,) energy vector.
-
-        Args:
-            queries: (T, B, A) the queries of all steps.
-        """
+    def gradients(self) -> tuple[Tensor, Tensor | None]:
+        """After all steps: gradients of the (B, S, A) keys and of the (A,) energy vector."""
 
 
 class AdditiveTape(ScoreTape):
     """v . sigmoid(q + k): the additive score, where softmax follows.
 
-    With q, k and v doubled it is v . tanh(q + k) + sum(v). On a CPU it is computed without an
-    exponential for every pair (`nmt.model.sigmoid`).
+    With q, k and v doubled it is v . tanh(q + k) + sum(v).
+
+    Args:
+        energy: (A,) v.
     """
 
-    def __init__(self, keys: Tensor, energy: Tensor) -> None:
-        self.keys, self.energy = keys, Energy(energy)
-        self.key_factors = factors(keys)  # (B, S, A)
-        self.one = keys.new_ones(())
-        self.hidden = torch.empty_like(keys)  # (B, S, A), of one step at a time
-        self.d_keys = torch.zeros_like(keys)
+    def __init__(self, queries: Tensor, keys: Tensor, energy: Tensor) -> None:
+        super().__init__(queries, at_least_fp32(keys))
+        self.energy = energy
+        self.hidden = torch.empty_like(self.keys)  # (B, S, A), of one step at a time
+        self.d_keys = torch.zeros_like(self.keys)
         self.d_energy = torch.zeros_like(energy)
 
-    def forward(self, query: Tensor) -> Tensor:
-        if (found := self._factors(query)) is None:
-            return self.energy.scores(query.unsqueeze(1), self.keys, self.hidden)
-        query_factors, key_factors = found
-        query_factors = query_factors * self.energy.reciprocal
-        return self.energy.scores_of_factors(query_factors, key_factors, self.hidden)
+    def forward(self, t: int) -> Tensor:
+        return self._hidden(t) @ self.energy
 
-    def _factors(self, query: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(B, 1, A) of a (B, A) query and (B, S, A) of the keys, if both are in range."""
-        if self.key_factors is None or (query_factors := factors(query)) is None:
-            return None
-        return query_factors.unsqueeze(1), self.key_factors
+    def _hidden(self, t: int) -> Tensor:
+        return torch.add(self.keys, self.queries[t].unsqueeze(1), out=self.hidden).sigmoid_()
 
-    def _sigmoid(self, query: Tensor) -> Tensor:
-        """The (B, S, A) hidden layer for a (B, A) query."""
-        if (found := self._factors(query)) is None:
-            return torch.add(self.keys, query.unsqueeze(1), out=self.hidden).sigmoid_()
-        return torch.addcmul(self.one, *found, out=self.hidden).reciprocal_()
-
-    def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
-        hidden = self._sigmoid(query)
-        self.d_energy += (d_scores.view(1, -1) @ hidden.view(-1, hidden.size(2))).squeeze(0)
+    def backward(self, t: int) -> None:
+        hidden, d_scores = self._hidden(t), self.d_scores[t]
+        self.d_energy += (d_scores.reshape(1, -1) @ hidden.view(-1, hidden.size(2))).squeeze(0)
         slope = hidden.addcmul_(hidden, hidden, value=-1)  # s (1 - s)
         self.d_keys.addcmul_(slope, d_scores.unsqueeze(2))
-        return torch.bmm(d_scores.unsqueeze(1), slope).squeeze(1) * self.energy.plain
+        self.d_queries[t] = torch.bmm(d_scores.unsqueeze(1), slope).squeeze(1) * self.energy
 
-    def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        return self.d_keys * self.energy.plain, self.d_energy
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        return self.d_keys * self.energy, self.d_energy
 
 
 class DotTape(ScoreTape):
     """q . k."""
 
-    def __init__(self, keys: Tensor, num_steps: int) -> None:
-        self.keys = keys
-        self.d_scores = keys.new_empty(num_steps, *keys.shape[:2])
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        super().__init__(queries, at_least_fp32(keys))
 
-    def forward(self, query: Tensor) -> Tensor:
-        return torch.bmm(query.unsqueeze(1), self.keys.mT).squeeze(1)
+    def forward(self, t: int) -> Tensor:
+        return torch.bmm(self.queries[t].unsqueeze(1), self.keys.mT).squeeze(1)
 
-    def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
-        self.d_scores[t] = d_scores
-        return torch.bmm(d_scores.unsqueeze(1), self.keys).squeeze(1)
+    def backward(self, t: int) -> None:
+        self.d_queries[t] = torch.bmm(self.d_scores[t].unsqueeze(1), self.keys).squeeze(1)
 
-    def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        return torch.bmm(self.d_scores.permute(1, 2, 0), queries.transpose(0, 1)), None
+    def gradients(self) -> tuple[Tensor, Tensor | None]:
+        return torch.bmm(self.d_scores.permute(1, 2, 0), self.queries.transpose(0, 1)), None
 
 
 class AutogradTape(ScoreTape):
@@ -106,38 +114,113 @@ class AutogradTape(ScoreTape):
     """
 
     def __init__(
-        self, score: Callable[[Tensor, Tensor], Tensor], keys: Tensor, parameters: Sequence[Tensor]
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        score: Callable[[Tensor, Tensor], Tensor],
+        parameters: Sequence[Tensor],
     ) -> None:
-        self.score, self.keys, self.parameters = score, keys, list(parameters)
-        self.d_keys = torch.zeros_like(keys)
+        super().__init__(queries, at_least_fp32(keys))
+        self.score, self.parameters = score, list(parameters)
+        self.d_keys = torch.zeros_like(self.keys)
         self.d_parameters = [torch.zeros_like(parameter) for parameter in parameters]
 
     def _scores(self, query: Tensor, keys: Tensor) -> Tensor:
         dtype = self.parameters[0].dtype if self.parameters else keys.dtype
         return self.score(query.unsqueeze(1).to(dtype), keys.to(dtype)).squeeze(1)
 
-    def forward(self, query: Tensor) -> Tensor:
+    def forward(self, t: int) -> Tensor:
         with torch.no_grad():
-            return self._scores(query, self.keys).to(query.dtype)
+            return self._scores(self.queries[t], self.keys).to(self.keys.dtype)
 
-    def backward(self, t: int, query: Tensor, d_scores: Tensor) -> Tensor:
+    def backward(self, t: int) -> None:
         with torch.enable_grad():
-            query, keys = query.detach().requires_grad_(), self.keys.detach().requires_grad_()
+            query = self.queries[t].detach().requires_grad_()
+            keys = self.keys.detach().requires_grad_()
             scores = self._scores(query, keys)
         sought = [parameter for parameter in self.parameters if parameter.requires_grad]
         found = torch.autograd.grad(
-            scores, [query, keys, *sought], d_scores.to(scores.dtype), allow_unused=True
+            scores, [query, keys, *sought], self.d_scores[t].to(scores.dtype), allow_unused=True
         )
+        self.d_queries[t] = found[0]
         self.d_keys += found[1]
         rest = iter(found[2:])
         for parameter, total in zip(self.parameters, self.d_parameters, strict=True):
             gradient = next(rest) if parameter.requires_grad else None
             if gradient is not None:
                 total += gradient
-        return found[0]
 
-    def gradients(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+    def gradients(self) -> tuple[Tensor, Tensor | None]:
         return self.d_keys, None
+
+
+def additive_tape(queries: Tensor, keys: Tensor, energy: Tensor) -> ScoreTape:
+    """The fastest tape of additive scores."""
+    if suits(energy, keys, queries):
+        from nmt.model import compiled_tapes
+
+        return compiled_tapes.CompiledAdditiveTape(queries, keys, energy)
+    return AdditiveTape(queries, keys, energy)
+
+
+class AttentionTape:
+    """At every step weights from scores, and the mean of the values under them.
+
+    Args:
+        values: (B, S, G), which may be of a lower precision.
+        mask: (B, S) bool, True at real tokens.
+    """
+
+    d_attended: Tensor
+    """(T, B, G) gradients of what was attended to, filled step by step."""
+    d_weights: Tensor
+    """(T, B, S) gradients that the weights get from outside."""
+
+    def __init__(self, score: ScoreTape, values: Tensor, mask: Tensor, num_steps: int) -> None:
+        self.score, self.mask = score, mask
+        self.values = self.readable(values)
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        self.weights = values.new_empty(num_steps, *mask.shape, dtype=dtype)  # (T, B, S)
+        self.attended = values.new_empty(len(values), values.size(2), dtype=dtype)  # of a step
+
+    def readable(self, values: Tensor) -> Tensor:
+        """The values as the steps read them."""
+        return at_least_fp32(values)
+
+    def forward(self, t: int) -> None:
+        """Step t: write `weights[t]`, and `attended`."""
+        scores = self.score.forward(t).masked_fill(~self.mask, -torch.inf)
+        torch.softmax(scores, -1, out=self.weights[t])
+        torch.bmm(self.weights[t].unsqueeze(1), self.values, out=self.attended.unsqueeze(1))
+
+    def prepare(self, d_attended: Tensor, d_weights: Tensor, d_queries: Tensor) -> None:
+        """Before the backward pass."""
+        self.d_attended, self.d_weights = d_attended, d_weights
+        self.d_scores = torch.empty_like(self.weights)
+        self.score.prepare(self.d_scores, d_queries)
+
+    def backward(self, t: int) -> None:
+        """From what step t attended to, and its weights, to its query."""
+        weights, d_attended = self.weights[t], self.d_attended[t].to(self.values.dtype)
+        d_weights = torch.bmm(d_attended.unsqueeze(1), self.values.mT).squeeze(1)
+        d_weights += self.d_weights[t]
+        d_weights -= (weights * d_weights).sum(1, keepdim=True)
+        torch.mul(weights, d_weights, out=self.d_scores[t])
+        self.score.backward(t)
+
+    def d_values(self) -> Tensor:
+        """After all steps: (B, S, G)."""
+        attended = self.weights.permute(1, 2, 0).to(self.d_attended.dtype)  # (B, S, T)
+        return torch.bmm(attended, self.d_attended.transpose(0, 1))
+
+
+def attention_tape(score: ScoreTape, values: Tensor, mask: Tensor, num_steps: int) -> AttentionTape:
+    """The fastest tape of attention."""
+    if suits(values):
+        from nmt.model import compiled_tapes
+
+        return compiled_tapes.CompiledAttentionTape(score, values, mask, num_steps)
+    return AttentionTape(score, values, mask, num_steps)
 
 
 def additive_scores(queries: Tensor, keys: Tensor, energy: Tensor) -> Tensor:
@@ -160,22 +243,20 @@ class _AdditiveScores(torch.autograd.Function):
     def forward(ctx: Any, queries: Tensor, keys: Tensor, energy: Tensor) -> Tensor:
         ctx.save_for_backward(queries, keys, energy)
         with torch.autocast(queries.device.type, enabled=False):
-            queries, keys, energy = map(at_least_fp32, (queries, keys, energy))
-            tape = AdditiveTape(keys, energy)
-            return torch.stack([tape.forward(query) for query in queries])
+            tape = additive_tape(queries, keys, at_least_fp32(energy))
+            return tape.forward_all()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor, ...]:
-        saved = ctx.saved_tensors
+        queries, keys, energy = ctx.saved_tensors
         with torch.autocast(d_scores.device.type, enabled=False):
-            queries, keys, energy = map(at_least_fp32, saved)
-            tape = AdditiveTape(keys, energy)
-            d_queries = torch.stack(
-                [tape.backward(t, query, d_scores[t]) for t, query in enumerate(queries)]
-            )
-            found = (d_queries, *tape.gradients(queries))
-        return tuple(d.to(x.dtype) for d, x in zip(found, saved, strict=True))
+            tape = additive_tape(queries, keys, at_least_fp32(energy))
+            tape.prepare(d_scores.contiguous(), torch.empty_like(queries))
+            tape.backward_all()
+            d_keys, d_energy = tape.gradients()
+        assert d_energy is not None
+        return tape.d_queries, d_keys.to(keys.dtype), d_energy.to(energy.dtype)
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:

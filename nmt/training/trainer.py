@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nmt.data.batches import Batch, Batches
 from nmt.errors import TrainingError
 from nmt.memory import free_memory, is_out_of_memory, keep_freed_memory, memory_in_use
+from nmt.model import compiled
 from nmt.model.seq2seq import Seq2Seq
 from nmt.training.average import WeightAverage
 from nmt.training.schedule import Schedule
@@ -164,6 +165,7 @@ class Trainer:
         """
         if self.device.type == "cpu":
             keep_freed_memory()
+            compiled.load()
         self.model.train()
         progress, stream = self.progress, self._stream()
         if progress.validation_due and not self._validate(hooks):

@@ -26,7 +26,7 @@ class Echo:
 
     device = torch.device("cpu")
     src_tokenizer = SimpleNamespace(encode=lambda sentences: [list(s) for s in sentences])
-    searcher = SimpleNamespace(prepare=lambda: None)
+    searcher = SimpleNamespace(prepare_to_fork=lambda: None)
 
     def translate(self, sentences):
         if "fail" in sentences:

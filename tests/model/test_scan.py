@@ -118,38 +118,6 @@ def test_many_additive_scores_are_those_of_each_query():
         torch.testing.assert_close(scores[t, b, s], expected)
 
 
-class Sigmoids(TorchDispatchMode):
-    """Keeps the shapes of all that a sigmoid is computed of."""
-
-    def __init__(self):
-        super().__init__()
-        self.shapes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.name().startswith("aten::sigmoid"):
-            self.shapes.append(tuple(args[0].shape))
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(("largest", "in_range"), [(50.0, True), (70.0, False)])
-def test_pairs_of_query_and_key_have_no_sigmoid_unless_out_of_range(largest, in_range):
-    torch.manual_seed(0)
-    queries, keys, energy = torch.randn(3, 2, KEY), torch.randn(2, 5, KEY), torch.randn(KEY)
-    keys[0, 0, 0], queries[1, 0, 0] = largest, -largest
-    tensors = [x.double().requires_grad_() for x in (queries, keys, energy)]
-    with Sigmoids() as sigmoids:
-        scores = additive_scores(*tensors)
-        found = torch.autograd.grad(scores.square().sum(), tensors)
-    assert sigmoids.shapes == ([] if in_range else [(2, 5, KEY)] * 6)  # forward and backward
-    pairs = torch.sigmoid(tensors[0].unsqueeze(2) + tensors[1].unsqueeze(0))  # (T, B, S, A)
-    plain = pairs @ tensors[2]
-    torch.testing.assert_close(scores, plain)
-    for actual, expected in zip(
-        found, torch.autograd.grad(plain.square().sum(), tensors), strict=True
-    ):
-        torch.testing.assert_close(actual, expected)
-
-
 @pytest.mark.parametrize(("cell", "order", "score"), KINDS)
 def test_weights_of_each_step_sum_to_1_and_are_0_at_padding(operands_of, cell, order, score):
     _, weights = scan(cell, operands_of(cell, order, score))

@@ -11,11 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from nmt.build.model import build_model
 from nmt.config.schema import AttentionConfig, DecoderConfig, EncoderConfig, ModelConfig
-from nmt.model import rnn, score_tape
+from nmt.model import compiled, rnn
 from nmt.model.attention import Attention, FixedContext
 from nmt.model.decoder import BahdanauDecoder, Decoder, LuongDecoder
 from nmt.model.rnn import RecurrentStack
-from nmt.model.sigmoid import factors
 from nmt.validation import Validator
 
 ORDERS = ["bahdanau", "luong", "luong with feeding"]
@@ -133,10 +132,11 @@ def test_the_slow_path_is_noticed(network, batch_of, no_slow_path, order):
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch):
+def as_on_a_gpu():
     """Leaves out what only a CPU does, where the host has nobody to wait for."""
-    assert factors(torch.empty(1, device="meta")) is None
-    monkeypatch.setattr(score_tape, "factors", lambda x: None)
+    assert not compiled.suits(torch.empty(1, device="meta"))
+    with compiled.torch_only():
+        yield
 
 
 class Operations(TorchDispatchMode):

@@ -1,0 +1,222 @@
+"""Attention, forward and backward: the mean under weights, and additive scores.
+
+An additive score is v . sigmoid(q + k) of the numbers of query, key and energy
+(`nmt.model.unroll` says why not tanh). As e^-(q + k) = e^-q e^-k, a pair of query and key takes no
+exponential where both factors are at hand: those of a query are made here, if they are in range
+(`LARGEST`), and those of the keys are an operand, if they are.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from nmt.model.kernels.language import (
+    ONE,
+    OPTIONS,
+    ZERO,
+    count,
+    exp,
+    floats,
+    halves,
+    is_low,
+    kernel,
+    load,
+    share,
+    sigmoid,
+    size,
+    store,
+    wide,
+    words_of,
+)
+
+LARGEST = np.float32(40.0)
+"""Of the numbers of a query or a key whose exponential is a factor: e^80 is no overflow."""
+
+
+@kernel
+def attend(address: Any) -> None:
+    """From scores (S), mask (S), values (S, G) to weights (S), attended (G).
+
+    One row per sentence: softmax of the scores where the mask is 1, not 0, and the mean of the
+    values under it.
+    """
+    task = words_of(address)
+    first, last = share(task)
+    for b in range(first, last):
+        scores, mask = floats(task, 0, b), floats(task, 1, b)
+        weights, attended = floats(task, 3, b), floats(task, 4, b)
+        largest = np.float32(-3e38)
+        for s in range(scores.size):
+            if mask[s] != ZERO and not scores[s] <= largest:
+                largest = scores[s]
+        total = ZERO
+        for s in range(scores.size):
+            weights[s] = mask[s] * exp(scores[s] - largest)
+            total += weights[s]
+        attended[:] = ZERO
+        for s in range(scores.size):
+            weights[s] /= total
+            if weights[s] == ZERO:
+                continue
+            if is_low(task, 2):
+                low = halves(task, 2, b, s)
+                for g in range(attended.size):
+                    attended[g] += weights[s] * wide(low[g])
+            else:
+                value = floats(task, 2, b, s)
+                for g in range(attended.size):
+                    attended[g] += weights[s] * value[g]
+
+
+@kernel
+def attend_backward(address: Any) -> None:
+    """From d_attended (G), values (S, G), weights (S), d_weights (S) to d_scores (S)."""
+    task = words_of(address)
+    d_attended = np.empty(size(task, 0), np.float32)
+    first, last = share(task)
+    for b in range(first, last):
+        load(task, 0, b, 0, d_attended)
+        weights, d_weights, d_scores = floats(task, 2, b), floats(task, 3, b), floats(task, 4, b)
+        mean = ZERO
+        for s in range(weights.size):
+            d_scores[s] = ZERO
+            if weights[s] == ZERO:
+                continue
+            d_weight = d_weights[s]
+            if is_low(task, 1):
+                low = halves(task, 1, b, s)
+                for g in range(d_attended.size):
+                    d_weight += d_attended[g] * wide(low[g])
+            else:
+                value = floats(task, 1, b, s)
+                for g in range(d_attended.size):
+                    d_weight += d_attended[g] * value[g]
+            d_scores[s] = d_weight
+            mean += weights[s] * d_weight
+        for s in range(weights.size):
+            d_scores[s] = weights[s] * (d_scores[s] - mean)
+
+
+@njit(**OPTIONS)
+def _make_factors(x: Any, out: Any) -> Any:
+    """e^-x of a row; say whether all of it is in range."""
+    outside = ZERO
+    for a in range(x.size):
+        out[a] = exp(-x[a])
+        outside += ZERO if abs(x[a]) <= LARGEST else ONE
+    return outside == ZERO
+
+
+@njit(**OPTIONS)
+def _load_query(task: Any, b: Any, k: Any, query: Any, factors: Any) -> Any:
+    """Query and factors of one row; say whether pairs are to be made of factors."""
+    load(task, 0, b, k, query)
+    return _make_factors(query, factors) and size(task, 2) > 0
+
+
+@njit(**OPTIONS)
+def _hidden(task: Any, b: Any, s: Any, query: Any, factors: Any, by_factors: Any, out: Any) -> None:
+    """sigmoid(q + k) of a query and of the key of a position."""
+    if by_factors:
+        key_factors = floats(task, 2, b, s)
+        for a in range(out.size):
+            out[a] = ONE / (ONE + factors[a] * key_factors[a])
+    else:
+        load(task, 1, b, s, out)
+        for a in range(out.size):
+            out[a] = sigmoid(query[a] + out[a])
+
+
+@kernel
+def additive_scores(address: Any) -> None:
+    """From queries (K, A), keys (S, A), their factors or None, energy (A) to scores (K, S).
+
+    One row per source position of each sentence.
+    """
+    task = words_of(address)
+    num_queries, dim, num_positions = count(task, 0), size(task, 0), size(task, 4)
+    queries = np.empty((num_queries, dim), np.float32)
+    factors = np.empty((num_queries, dim), np.float32)
+    by_factors = np.zeros(num_queries, np.bool_)
+    hidden, energy = np.empty(dim, np.float32), floats(task, 3, 0)
+    first, last = share(task)
+    sentence = -1
+    for row in range(first, last):
+        b, s = row // num_positions, row % num_positions
+        if b != sentence:
+            sentence = b
+            for k in range(num_queries):
+                by_factors[k] = _load_query(task, b, k, queries[k], factors[k])
+        key_factors = floats(task, 2, b, s)
+        for k in range(num_queries):
+            query_factors, score = factors[k], ZERO
+            if by_factors[k]:
+                for a in range(dim):
+                    score += energy[a] / (ONE + query_factors[a] * key_factors[a])
+            else:
+                _hidden(task, b, s, queries[k], query_factors, False, hidden)
+                for a in range(dim):
+                    score += energy[a] * hidden[a]
+            floats(task, 4, b, k)[s] = score
+
+
+@kernel
+def additive_backward(address: Any) -> None:
+    """From queries (K, A), keys (S, A), factors, energy (A), d_scores (K, S) to d_queries (K, A).
+
+    One row per query of each sentence.
+    """
+    task = words_of(address)
+    num_queries, dim, num_positions = count(task, 0), size(task, 0), size(task, 4)
+    query, factors = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    hidden, d_query = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    energy = floats(task, 3, 0)
+    first, last = share(task)
+    for row in range(first, last):
+        b, k = row // num_queries, row % num_queries
+        by_factors = _load_query(task, b, k, query, factors)
+        d_scores = floats(task, 4, b, k)
+        d_query[:] = ZERO
+        for s in range(num_positions):
+            if d_scores[s] == ZERO:  # as at padding
+                continue
+            _hidden(task, b, s, query, factors, by_factors, hidden)
+            for a in range(dim):
+                d_query[a] += d_scores[s] * (hidden[a] - hidden[a] * hidden[a])
+        for a in range(dim):
+            d_query[a] *= energy[a]
+        store(task, 5, b, k, d_query)
+
+
+@kernel
+def additive_gradients(address: Any) -> None:
+    """From queries (K, A), keys (S, A), factors, energy (A), d_scores (K, S) to d_keys (S, A).
+
+    Also to d_energy (A), which is to be summed over the sentences. One row per sentence.
+    """
+    task = words_of(address)
+    num_queries, dim, num_positions = count(task, 0), size(task, 0), size(task, 4)
+    queries = np.empty((num_queries, dim), np.float32)
+    factors = np.empty((num_queries, dim), np.float32)
+    by_factors = np.zeros(num_queries, np.bool_)
+    hidden, energy = np.empty(dim, np.float32), floats(task, 3, 0)
+    first, last = share(task)
+    for b in range(first, last):
+        for k in range(num_queries):
+            by_factors[k] = _load_query(task, b, k, queries[k], factors[k])
+        d_energy = floats(task, 6, b)
+        d_energy[:] = ZERO
+        for s in range(num_positions):
+            d_key = floats(task, 5, b, s)
+            d_key[:] = ZERO
+            for k in range(num_queries):
+                d_score = floats(task, 4, b, k)[s]
+                if d_score == ZERO:
+                    continue
+                _hidden(task, b, s, queries[k], factors[k], by_factors[k], hidden)
+                for a in range(dim):
+                    d_key[a] += d_score * (hidden[a] - hidden[a] * hidden[a])
+                    d_energy[a] += d_score * hidden[a]
+            for a in range(dim):
+                d_key[a] *= energy[a]
