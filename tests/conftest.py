@@ -27,6 +27,41 @@ def fast_products():
         onednn.replace_products()
 
 
+@pytest.fixture(scope="session")
+def kernels():
+    """The loops compiled by Numba, loaded: from then on everybody in this process uses them."""
+    from nmt.model import compiled
+
+    assert compiled.load()
+    from nmt.model import kernels
+
+    return kernels
+
+
+@pytest.fixture
+def runs_of(kernels):
+    """How often each kernel runs while something is done; only of those that run."""
+
+    def count(do):
+        every = {name: getattr(kernels, name) for name in kernels.__all__ if name != "LARGEST"}
+        before = {name: kernel.num_runs for name, kernel in every.items()}
+        do()
+        runs = {name: kernel.num_runs - before[name] for name, kernel in every.items()}
+        return {name: number for name, number in runs.items() if number}
+
+    return count
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads of torch, for this test only."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 SUBJECTS = {"나는": "I", "너는": "you", "그는": "he", "지우는": "Zoé", "민수는": "Minsu"}
 SUBJECTS |= {"우리는": "we"}
 OBJECTS = {"밥을": "rice", "빵을": "bread", "차를": "tea", "물을": "water", "책을": "books"}

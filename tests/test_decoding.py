@@ -1,5 +1,9 @@
 """Search with the rewritten decoder finds what search with the model itself finds."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ import torch
 from nmt.build.model import build_model
 from nmt.config import Config
 from nmt.decoding import Searcher, SearchOptions
+from nmt.model import compiled, folded_attention
 from nmt.search.beam import beam_search
 
 VOCAB = 90
@@ -182,3 +187,135 @@ def test_what_a_shortlist_leaves_out_has_no_probability():
         with torch.no_grad():
             cut.decoder.output_layer.bias[sorted(ids)] = -torch.inf
         assert_same([[best]], Searcher(cut, CPU)([source], options()))
+
+
+# ----------------------------------------------------------------------------- compiled loops
+
+
+@pytest.mark.parametrize(
+    ("score", "is_compiled"),
+    [("additive", True), ("concat", True), ("general", False), ("none", False)],
+)
+def test_additive_scores_of_search_are_compiled_once_they_are_loaded(runs_of, score, is_compiled):
+    model = make_model(score=score)
+    found = []
+    runs = runs_of(lambda: found.extend(Searcher(model, CPU)(SOURCES, options())))
+    assert runs.keys() == ({"additive_scores"} if is_compiled else set())
+    with compiled.torch_only():
+        assert_same(found, Searcher(model, CPU)(SOURCES, options()))
+    assert runs_of(lambda: Searcher(model.double(), CPU)(SOURCES, options())) == {}
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
+def test_they_are_compiled_whatever_the_precision_of_the_products(runs_of, precision):
+    searcher = Searcher(make_model(), CPU, precision)
+    found = []
+    runs = runs_of(lambda: found.extend(searcher(SOURCES, options())))
+    assert runs.keys() == {"additive_scores"}
+    with compiled.torch_only():
+        expected = searcher(SOURCES, options())
+    assert [h[0].score for h in found] == pytest.approx([h[0].score for h in expected], abs=0.2)
+
+
+def test_weights_of_bf16_are_searched_with_and_without_compiled_loops(kernels):
+    """In a process of its own, since a kernel that is mistaken in a type writes anywhere."""
+    model = make_model().bfloat16()
+    with compiled.torch_only():
+        expected = Searcher(model, CPU)(SOURCES, options())
+    code = f"""
+import sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_decoding import CPU, SOURCES, Searcher, compiled, make_model, options
+assert compiled.load()
+found = Searcher(make_model().bfloat16(), CPU)(SOURCES, options())
+print(*(h[0].score for h in found))
+"""
+    done = run_python(code)
+    assert [float(x) for x in done.split()] == pytest.approx(
+        [h[0].score for h in expected], abs=0.3
+    )
+
+
+def run_python(code):
+    """What a process of its own writes."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOADING = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from test_decoding import CPU, SOURCES, Searcher, compiled, folded_attention, make_model, options
+assert not compiled.is_loaded()
+"""
+
+
+def loading(code):
+    """What a process of its own says that has loaded no kernels, and where loading pays soon."""
+    folder = str(Path(__file__).parent)
+    return run_python(LOADING.format(folder=folder) + code)
+
+
+def test_a_short_text_is_searched_without_loading_and_a_long_one_loads():
+    code = """
+searcher = Searcher(make_model(), CPU)
+pairs = 5 * 7 * sum((len(source) + 1) ** 2 for source in SOURCES)
+folded_attention.LOADING_PAYS = pairs + 1
+found = searcher(SOURCES, options())
+print(compiled.is_loaded())
+folded_attention.LOADING_PAYS = pairs
+again = searcher(SOURCES, options())
+print(compiled.is_loaded())
+from nmt.model import kernels
+print(kernels.additive_scores.num_runs > 0)
+print([h[0].token_ids for h in found] == [h[0].token_ids for h in again])
+"""
+    assert loading(code).split() == ["False", "True", "True", "True"]
+
+
+def test_a_search_without_additive_scores_never_loads():
+    code = """
+folded_attention.LOADING_PAYS = 0
+for score in ("general", "dot", "none"):
+    searcher = Searcher(make_model(score=score), CPU)
+    searcher(SOURCES, options())
+    searcher.prepare_to_fork()
+print(compiled.is_loaded())
+"""
+    assert loading(code).split() == ["False"]
+
+
+def test_what_will_fork_has_loaded_and_compiled_the_scores_before():
+    code = """
+Searcher(make_model(), CPU).prepare_to_fork()
+print(compiled.is_loaded())
+from nmt.model import kernels
+print("address" in vars(kernels.additive_scores), kernels.additive_scores.num_runs)
+"""
+    assert loading(code).split() == ["True", "True", "0"]
+
+
+def test_what_will_fork_works_without_numba():
+    code = """
+sys.modules["numba"] = None
+searcher = Searcher(make_model(), CPU)
+searcher.prepare_to_fork()
+folded_attention.LOADING_PAYS = 0
+print(len(searcher(SOURCES, options())), compiled.is_loaded())
+"""
+    assert loading(code).split() == [str(len(SOURCES)), "False"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "beam_size", "pays"),
+    [([3, 4], 8, True), ([5], 8, True), ([3, 4], 7, False), ([1] * 24, 8, False), ([], 8, False)],
+)
+def test_loading_pays_from_so_many_pairs_of_numbers_on(monkeypatch, lengths, beam_size, pays):
+    monkeypatch.setattr(folded_attention, "LOADING_PAYS", 7 * 8 * (3 * 3 + 4 * 4))
+    attention = Searcher(make_model(), CPU).prepare().attention
+    assert attention.pays_to_load(lengths, beam_size) == pays
+    attention = Searcher(make_model(score="general"), CPU).prepare().attention
+    assert not attention.pays_to_load([1000], 100)

@@ -30,6 +30,7 @@ from nmt.config import Config, load_config, named_keys, to_yaml
 from nmt.data.batches import Batches
 from nmt.data.corpus import files_exist
 from nmt.data.store import TokenStore
+from nmt.model import compiled
 from nmt.model.seq2seq import Seq2Seq
 from nmt.text.lines import open_output
 from nmt.training.batch_size import find_batch_tokens
@@ -87,6 +88,8 @@ def _train(
     torch.manual_seed(config.seed)
     model = build_model(config, len(tokenizers.src), len(tokenizers.tgt)).to(device)
     trainer = build_trainer(config, model, build_batches(config, store, tokenizers), device)
+    if device.type == "cpu" and not compiled.is_loaded():
+        warn("numba cannot be imported, so training will be slower; pip install numba")
     config = _try_largest_batch(config, trainer, note)
     validator = _build_validator(config, valid, tokenizers, device, model)
     restore(origin, run, config, trainer, store, tokenizers, note)

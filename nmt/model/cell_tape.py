@@ -30,6 +30,8 @@ class CellSteps:
     """(T, B, G) what is added to them."""
     recurrent: Tensor
     """(T, B, G) gates of the state, in `state_order`."""
+    bias: Tensor | None
+    """(G,) what is added to those, if they are without their biases."""
     hidden: Tensor
     """(T + 1, B, H) states; state t is the one before step t, and the first is there."""
     rounded: Tensor | None
@@ -72,9 +74,15 @@ class CellTape(ABC):
         inputs = (steps.inputs if steps.inputs.dim() == 2 else steps.inputs[t]).to(dtype)
         if steps.addend is not None:
             inputs = inputs + steps.addend[t]
-        self.advance(t, inputs, steps.recurrent[t].to(dtype))
+        self.advance(t, inputs, self.recurrent(t))
         if steps.rounded is not None:
             steps.rounded[t + 1] = steps.hidden[t + 1]
+
+    def recurrent(self, t: int) -> Tensor:
+        """(B, G) gates of the state, biases included."""
+        steps = self.steps
+        recurrent = steps.recurrent[t].to(steps.hidden.dtype)
+        return recurrent if steps.bias is None else recurrent + steps.bias
 
     @abstractmethod
     def advance(self, t: int, inputs: Tensor, recurrent: Tensor) -> None:
@@ -120,14 +128,13 @@ class GRUTape(CellTape):
         reset, update, new = self.gates[t].chunk(3, 1)
         d_gates = d_hidden.new_empty(len(d_hidden), 4 * size)  # n of the state, r, z, n
         d_new_state, d_reset, d_update, d_new = d_gates.chunk(4, 1)
-        kept = d_hidden * update
-        passed = d_hidden.sub_(kept)  # d_hidden (1 - z)
+        passed = torch.addcmul(d_hidden, d_hidden, update, value=-1)  # d_hidden (1 - z)
         torch.addcmul(passed, passed * new, new, value=-1, out=d_new)
         torch.mul(passed, update, out=d_update).mul_(self.steps.hidden[t] - new)
         torch.mul(d_new, reset, out=d_new_state)
         torch.addcmul(d_new_state, d_new_state, reset, value=-1, out=d_reset)
-        d_reset *= self.steps.recurrent[t, :, :size]
-        d_hidden.copy_(kept)
+        d_reset *= self.recurrent(t)[:, :size]
+        d_hidden *= update
         self.gradients.d_recurrent[t] = d_gates[:, : 3 * size]
         self.gradients.d_inputs[t] = d_gates[:, size:]
 

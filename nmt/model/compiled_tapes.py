@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from nmt.model import kernels
+from nmt.model.attention_tape import AttentionTape
 from nmt.model.cell_tape import CellGradients, CellSteps, GRUTape, LSTMTape
 from nmt.model.compiled import Each, Operand
 from nmt.model.join_tape import JoinTape
-from nmt.model.score_tape import AttentionTape, ScoreTape
+from nmt.model.score_tape import ScoreTape
 
 
 class CompiledGRUTape(GRUTape):
@@ -40,6 +41,7 @@ class CompiledGRUTape(GRUTape):
             *_more(gradients),
             Each(self.gates),
             Each(self.steps.recurrent),
+            _bias(self.steps),
             Each(self.steps.hidden),
             Each(gradients.d_inputs),
             Each(gradients.d_recurrent),
@@ -87,9 +89,14 @@ class CompiledLSTMTape(LSTMTape):
         self._backward(t)
 
 
-def _inputs(steps: CellSteps) -> tuple[Operand, Operand, Operand]:
+def _inputs(steps: CellSteps) -> tuple[Operand, Operand, Operand, Operand]:
     inputs = steps.inputs if steps.inputs.dim() == 2 else Each(steps.inputs)
-    return inputs, None if steps.addend is None else Each(steps.addend), Each(steps.recurrent)
+    addend = None if steps.addend is None else Each(steps.addend)
+    return inputs, addend, Each(steps.recurrent), _bias(steps)
+
+
+def _bias(steps: CellSteps) -> Operand:
+    return None if steps.bias is None else steps.bias.unsqueeze(0)
 
 
 def _rounded(steps: CellSteps) -> Operand:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nmt.model.cell_tape import CellGradients, CellSteps, cell_tape, state_order
+from nmt.model.compiled import suits
 from nmt.model.product_tape import ProductTape
 
 
@@ -47,8 +48,10 @@ class _GRUSequence(torch.autograd.Function):
             rounded = torch.empty_like(hidden, dtype=inputs.dtype) if is_low else None
             states = hidden if rounded is None else rounded
             states[0] = start
-            project = ProductTape(states[:-1], matrix, bias)
-            cell = cell_tape(CellSteps(inputs, None, project.outputs, hidden, rounded))
+            compiled = suits(hidden, inputs)
+            project = ProductTape(states[:-1], matrix, bias, adds_bias=not compiled)
+            rest = bias.to(exact) if compiled else None
+            cell = cell_tape(CellSteps(inputs, None, project.outputs, rest, hidden, rounded))
             for t in range(len(inputs)):
                 project.forward(t)
                 cell.forward(t)

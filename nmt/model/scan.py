@@ -13,8 +13,12 @@ has to go step by step too; what can leave the loop leaves it here. The numbers 
 5. Weight gradients are sums over steps, so they are products over all steps after the loop.
    Scores, the largest tensors, are computed again instead of kept.
 
-With a lower precision only the recurrent products, their operands and the gradients of their
-outputs are rounded to it; states, gates, scores and all sums over time stay fp32.
+What remains in the loop are products, cells and attention: the *tapes*, each of which goes forward
+and backward step by step, keeps what it needs for that, and has a faster form on a CPU
+(`nmt.model.compiled_tapes`). All of them read and write buffers that are there for all steps.
+
+With a lower precision only the products, what they read and give, and the gradients of that are
+rounded to it; states, gates, scores and all sums over time stay fp32.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +30,9 @@ import torch
 from torch import Tensor
 
 from nmt.model.attention import ScoreFunction
+from nmt.model.attention_tape import attention_tape
 from nmt.model.cell_tape import CellGradients, CellSteps, cell_tape
+from nmt.model.compiled import suits
 from nmt.model.join_tape import join_tape
 from nmt.model.product_tape import ProductTape
 from nmt.model.rnn import Cell
@@ -36,7 +42,6 @@ from nmt.model.score_tape import (
     ScoreTape,
     additive_tape,
     at_least_fp32,
-    attention_tape,
 )
 
 
@@ -54,7 +59,7 @@ class Operands(NamedTuple):
     query matrix, if there is one, and in the order of Luong the (R, H) part of the attentional
     layer."""
     projection_biases: list[Tensor]
-    """The biases of these, as long as the matrices are high."""
+    """(G,) each, the biases of the gates among these."""
     upper: list[Tensor]
     """(G, H) each, input matrices of the layers above the first."""
     upper_biases: list[Tensor]
@@ -184,10 +189,16 @@ class _Tape:
         self.hidden, self.rounded = _columns(states(hidden_dim) for _ in x.hidden)
         for start, *both in zip(x.hidden, self.hidden, self.rounded, strict=True):
             _begin(start, *both)
+        self.is_compiled = suits(self.hidden[0], x.inputs)
         # Every state but the last is projected; the last one asks, in the order of Luong.
         num_projected = [*(self.num_steps for _ in x.upper), self.num_steps + self.is_luong]
         self.project = [
-            ProductTape((hidden if rounded is None else rounded)[:number], matrix, bias)
+            ProductTape(
+                (hidden if rounded is None else rounded)[:number],
+                matrix,
+                bias,
+                adds_bias=not self.is_compiled,
+            )
             for hidden, rounded, number, matrix, bias in zip(
                 self.hidden,
                 self.rounded,
@@ -234,7 +245,8 @@ class _Tape:
             inputs = self.feed.outputs if self.is_luong else self.attention.attended
             addend = self.x.inputs
         recurrent = self.project[layer].outputs[..., -self.num_gates :]
-        return CellSteps(inputs, addend, recurrent, self.hidden[layer], self.rounded[layer])
+        bias = at_least_fp32(self.x.projection_biases[layer]) if self.is_compiled else None
+        return CellSteps(inputs, addend, recurrent, bias, self.hidden[layer], self.rounded[layer])
 
     # ------------------------------------------------------------------------------- forward
 

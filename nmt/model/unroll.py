@@ -137,7 +137,6 @@ def _scan(
     """
     weights = [weights_of(layer) for layer in rnn.layers]
     recurrent = [state_order(layer.of_state, rnn.hidden_dim) for layer in weights]
-    recurrent_biases = [state_order(layer.state_bias, rnn.hidden_dim) for layer in weights]
     stacked: list[Tensor] = []
     keys, energy, score = memory.keys, None, None
     if isinstance(attention, FixedContext):
@@ -150,7 +149,6 @@ def _scan(
     if read_state is not None:
         stacked.append(read_state)
     projection = torch.cat([*stacked, recurrent[-1]])
-    bias = F.pad(recurrent_biases[-1], (sum(map(len, stacked)), 0))
     return scan(
         rnn.cell,
         Operands(
@@ -158,7 +156,7 @@ def _scan(
             hidden=[layer[0] for layer in layers],
             cells=[layer[1] for layer in layers if len(layer) == 2],
             projections=[*recurrent[:-1], projection],
-            projection_biases=[*recurrent_biases[:-1], bias],
+            projection_biases=[state_order(x.state_bias, rnn.hidden_dim) for x in weights],
             upper=[layer.of_input for layer in weights[1:]],
             upper_biases=[layer.input_bias for layer in weights[1:]],
             dropout=rnn.dropout_masks(inputs),

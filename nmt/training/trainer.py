@@ -125,6 +125,8 @@ class Trainer:
         self.average = None if ema_decay is None else WeightAverage(model, ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.progress = Progress()
+        if device.type == "cpu":
+            compiled.load()
 
     def state_dict(self) -> dict[str, Any]:
         """All that, with the weights saved, makes a run go on exactly: bit for bit on the CPU.
@@ -165,7 +167,6 @@ class Trainer:
         """
         if self.device.type == "cpu":
             keep_freed_memory()
-            compiled.load()
         self.model.train()
         progress, stream = self.progress, self._stream()
         if progress.validation_due and not self._validate(hooks):

@@ -4,6 +4,7 @@ All sizes differ, so that a matrix in the wrong place cannot fit by chance; all 
 random, so that no bias is zero.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from nmt.model import compiled
 from nmt.model.attention import (
     AdditiveScore,
     Attention,
@@ -161,6 +163,12 @@ def order(request):
 def cell(request):
     """Each recurrent cell in turn."""
     return request.param
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, kernels):
+    """Within it one computes by compiled loops where they suit, or by torch's operations."""
+    return compiled.torch_only if request.param == "torch" else nullcontext
 
 
 @pytest.fixture

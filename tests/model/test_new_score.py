@@ -53,6 +53,20 @@ def test_training_with_it_is_the_loop_over_steps(model, batch):
     assert "decoder.attention.score.width" in names
 
 
+def test_training_with_it_by_compiled_loops_is_as_exact(model, order, batch, runs_of):
+    """Each step's scores are handed to the loop that makes the weights."""
+    expected, found = unrolled(model, batch, "unroll"), []
+    runs = runs_of(lambda: found.extend(unrolled(model.float(), batch, "unroll")))
+    steps = 0 if order == "luong" else batch.tgt.size(1)
+    assert runs.get("attend", 0) == runs.get("attend_backward", 0) == steps
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(found[2], expected[2], strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_frozen_parameter_gets_no_gradient(model, batch):
     model.decoder.attention.score.width.requires_grad_(False)
     readouts, _ = model.decoder(batch.tgt, model.encode(batch.src, batch.src_mask))

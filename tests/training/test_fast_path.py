@@ -1,5 +1,6 @@
 """A training step takes the fast path: what it calls, what it holds, and what bf16 does to it."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,85 @@ def test_the_slow_path_is_noticed(network, batch_of, no_slow_path, order):
         model.decoder.loop(model.decoder.embedding(tgt.t()), model.encode(src, src_mask))
     with pytest.raises(AssertionError, match="slow path"):
         torch.nn.utils.rnn.pack_padded_sequence(torch.ones(2, 1, 1), torch.tensor([2]))
+
+
+def runs_wanted(cell, order, score, num_src, num_tgt):
+    """How often each kernel runs each way in a batch of two layers, encoder and decoder."""
+    is_additive, is_stepwise = score in ("additive", "concat"), order != "luong"
+    if (order, score) == ("bahdanau", "none"):  # nothing to attend to: a plain recurrence
+        is_stepwise = False
+    wanted = {}
+    if cell == "gru":  # both layers of the encoder in both directions, then the decoder
+        wanted["gru"] = 4 * num_src + 2 * num_tgt
+    elif is_stepwise:  # else it is torch's own
+        wanted["lstm"] = 2 * num_tgt
+    if is_stepwise:
+        wanted["attend"] = num_tgt
+    if order == "luong with feeding":
+        wanted["join"] = num_tgt
+    both = {}
+    for name, number in wanted.items():
+        forward = f"{name}_forward" if name in ("gru", "lstm") else name
+        both |= {forward: number, f"{name}_backward": number}
+    if is_additive:
+        number = num_tgt if is_stepwise else 1  # all at once
+        both |= {"additive_scores": number, "additive_backward": number, "additive_gradients": 1}
+    return both
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_on_a_cpu_runs_a_kernel_at_every_step(
+    network, batches_of, trainer_of, recorder, runs_of, cell, order, score, precision
+):
+    """Exactly: nothing falls back to torch's operations unnoticed."""
+    batches = batches_of(20, [("abcd", "ba"), ("fed", "d")])  # 5 and 3 tokens with both ends
+    trainer = trainer_of(network(cell, order, score), batches, precision=precision)
+    runs = runs_of(lambda: trainer.train(1, recorder()))
+    assert runs == runs_wanted(cell, order, score, 5, 3)
+
+
+def test_training_in_other_precisions_runs_none(
+    network, batches_of, trainer_of, recorder, runs_of, cell, order
+):
+    for score in ("additive", "general"):
+        trainer = trainer_of(network(cell, order, score).double(), batches_of())
+        assert runs_of(lambda trainer=trainer: trainer.train(1, recorder())) == {}
+        if cell == "gru":  # torch has no LSTM of fp16 on a CPU
+            trainer = trainer_of(network(cell, order, score), batches_of(), precision="fp16")
+            assert runs_of(lambda trainer=trainer: trainer.train(1, recorder())) == {}
+
+
+def test_a_trainer_loads_the_kernels_on_a_cpu_alone(
+    network, batches_of, trainer_of, recorder, monkeypatch
+):
+    loaded = []
+    monkeypatch.setattr(compiled, "load", lambda: loaded.append(1) or True)
+    model, batches = network("gru", "bahdanau", "additive"), batches_of()
+    trainer_of(model, batches).train(1, recorder())
+    assert loaded
+    loaded.clear()
+    trainer_of(model, batches, device=torch.device("meta"))
+    assert not loaded
+
+
+def test_training_without_numba_does_the_same_in_torchs_operations(
+    network, batches_of, trainer_of, recorder, runs_of, monkeypatch, cell, order
+):
+    def train(losses):
+        hooks = recorder()
+        trainer_of(network(cell, order, "additive"), batches_of()).train(3, hooks)
+        losses += [report.loss for report in hooks.reports]
+
+    with_kernels, without = [], []
+    assert runs_of(lambda: train(with_kernels))
+    for name in list(sys.modules):
+        if name.startswith(("nmt.model.kernels", "nmt.model.compiled_tapes")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("nmt.model.kernels")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert runs_of(lambda: train(without)) == {}
+    assert not compiled.is_loaded()
+    assert without == pytest.approx(with_kernels, rel=1e-5)
 
 
 @pytest.fixture

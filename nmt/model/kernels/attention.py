@@ -32,6 +32,8 @@ from nmt.model.kernels.language import (
 
 LARGEST = np.float32(40.0)
 """Of the numbers of a query or a key whose exponential is a factor: e^80 is no overflow."""
+LOWEST = np.float32(-3e38)
+"""Lower than any score."""
 
 
 @kernel
@@ -46,10 +48,12 @@ def attend(address: Any) -> None:
     for b in range(first, last):
         scores, mask = floats(task, 0, b), floats(task, 1, b)
         weights, attended = floats(task, 3, b), floats(task, 4, b)
-        largest = np.float32(-3e38)
+        largest = LOWEST
         for s in range(scores.size):
             if mask[s] != ZERO and not scores[s] <= largest:
                 largest = scores[s]
+        if not largest > LOWEST:  # no score is a finite number
+            largest = np.float32(np.nan)
         total = ZERO
         for s in range(scores.size):
             weights[s] = mask[s] * exp(scores[s] - largest)

@@ -26,30 +26,31 @@ from nmt.model.kernels.language import (
 
 @kernel
 def gru_forward(address: Any) -> None:
-    """From inputs (3H), addend (3H), recurrent (3H), hidden to gates (3H), next, next rounded."""
+    """From inputs, addend, recurrent, its bias (3H), hidden to gates (3H), next, next rounded."""
     task = words_of(address)
-    dim = size(task, 3)
+    dim = size(task, 4)
     x, u = np.empty(3 * dim, np.float32), np.empty(3 * dim, np.float32)
     first, last = share(task)
     for b in range(first, last):
         load(task, 0, b, 0, x)
         add(task, 1, b, x)
         load(task, 2, b, 0, u)
-        hidden, gates, following = floats(task, 3, b), floats(task, 4, b), floats(task, 5, b)
+        add(task, 3, 0, u)
+        hidden, gates, following = floats(task, 4, b), floats(task, 5, b), floats(task, 6, b)
         for i in range(dim):
             reset = sigmoid(x[i] + u[dim + i])
             update = sigmoid(x[dim + i] + u[2 * dim + i])
             new = tanh(x[2 * dim + i] + reset * u[i])
             gates[i], gates[dim + i], gates[2 * dim + i] = reset, update, new
             following[i] = new + update * (hidden[i] - new)
-        store(task, 6, b, 0, following)
+        store(task, 7, b, 0, following)
 
 
 @kernel
 def gru_backward(address: Any) -> None:
-    """From d_hidden, d_output, d_product, gates (3H), recurrent (3H), hidden to both d_gates (3H).
+    """From d_hidden, d_output, d_product, gates, recurrent, bias (3H), hidden to d_gates (3H).
 
-    The gradient of what the input gives comes first. d_hidden becomes that before the step.
+    The gradients of both parts, that of the input first. d_hidden becomes that before the step.
     """
     task = words_of(address)
     dim = size(task, 0)
@@ -57,10 +58,11 @@ def gru_backward(address: Any) -> None:
     d_x, d_u = np.empty(3 * dim, np.float32), np.empty(3 * dim, np.float32)
     first, last = share(task)
     for b in range(first, last):
-        d_hidden, gates, hidden = floats(task, 0, b), floats(task, 3, b), floats(task, 5, b)
+        d_hidden, gates, hidden = floats(task, 0, b), floats(task, 3, b), floats(task, 6, b)
         add(task, 1, b, d_hidden)
         add(task, 2, b, d_hidden)
         load(task, 4, b, 0, u)
+        add(task, 5, 0, u)
         for i in range(dim):
             reset, update, new = gates[i], gates[dim + i], gates[2 * dim + i]
             kept = d_hidden[i] * update
@@ -71,26 +73,27 @@ def gru_backward(address: Any) -> None:
             d_x[i], d_x[dim + i], d_x[2 * dim + i] = d_reset, d_update, d_new
             d_u[i], d_u[dim + i], d_u[2 * dim + i] = d_new * reset, d_reset, d_update
             d_hidden[i] = kept
-        store(task, 6, b, 0, d_x)
-        store(task, 7, b, 0, d_u)
+        store(task, 7, b, 0, d_x)
+        store(task, 8, b, 0, d_u)
 
 
 @kernel
 def lstm_forward(address: Any) -> None:
-    """From inputs (4H), addend (4H), recurrent (4H), memory to gates (4H) and states.
+    """From inputs, addend, recurrent, its bias (4H), memory to gates (4H) and states.
 
     The states are the next memory, its tanh, the next one, the same rounded.
     """
     task = words_of(address)
-    dim = size(task, 3)
+    dim = size(task, 4)
     x = np.empty(4 * dim, np.float32)
     first, last = share(task)
     for b in range(first, last):
         load(task, 0, b, 0, x)
         add(task, 1, b, x)
         add(task, 2, b, x)
-        memory, gates = floats(task, 3, b), floats(task, 4, b)
-        next_memory, shown, following = floats(task, 5, b), floats(task, 6, b), floats(task, 7, b)
+        add(task, 3, 0, x)
+        memory, gates = floats(task, 4, b), floats(task, 5, b)
+        next_memory, shown, following = floats(task, 6, b), floats(task, 7, b), floats(task, 8, b)
         for i in range(dim):
             enter, forget = sigmoid(x[i]), sigmoid(x[dim + i])
             new, leave = tanh(x[2 * dim + i]), sigmoid(x[3 * dim + i])
@@ -99,7 +102,7 @@ def lstm_forward(address: Any) -> None:
             cell = forget * memory[i] + enter * new
             next_memory[i], shown[i] = cell, tanh(cell)
             following[i] = leave * tanh(cell)
-        store(task, 8, b, 0, following)
+        store(task, 9, b, 0, following)
 
 
 @kernel

@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 from nmt.model.compiled import Kernel
 
 OPTIONS: dict[str, Any] = {
-    # Sums in any order, a product and a sum in one instruction, reciprocals by Newton's method.
-    # Numbers that are not finite stay so: nothing else would tell that training has failed.
+    # Sums in any order, a product and a sum in one instruction, reciprocals by Newton's method. Not
+    # "nnan": nan stays nan, or nothing would tell that training has failed.
     "fastmath": {"reassoc", "contract", "arcp", "nsz", "ninf"},
     "error_model": "numpy",
 }
@@ -108,8 +108,8 @@ def narrow(x: Any) -> Any:
 
 @njit(**OPTIONS)
 def words_of(address: Any) -> Any:
-    """The words of a task, which says how many they are itself."""
-    return carray(address, (1 << 10,), np.int64)
+    """The words of a task, as many as its operands need."""
+    return carray(address, (HEADER + 32 * OPERAND,), np.int64)
 
 
 @njit(**OPTIONS)
