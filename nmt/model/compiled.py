@@ -58,11 +58,11 @@ def is_loaded() -> bool:
 def torch_only() -> Iterator[None]:
     """Calculate with torch's operations meanwhile, to compare with."""
     global _enabled
-    _enabled = False
+    before, _enabled = _enabled, False
     try:
         yield
     finally:
-        _enabled = True
+        _enabled = before
 
 
 class Each(NamedTuple):
@@ -86,13 +86,18 @@ class Kernel:
         body: what each thread runs, given the address of a task (`nmt.model.kernels`).
         options: how it is compiled.
         language: the file of what it is written in.
+        low: numbers of the operands that may be bf16; it takes all others for fp32.
     """
 
     def __init__(
-        self, body: Callable[[Any], None], options: dict[str, Any], language: Path
+        self,
+        body: Callable[[Any], None],
+        options: dict[str, Any],
+        language: Path,
+        low: frozenset[int] = frozenset(),
     ) -> None:
         functools.update_wrapper(self, body)
-        self.body, self.options, self.language = body, options, language
+        self.body, self.options, self.language, self.low = body, options, language, low
         self.num_runs = 0
 
     def bind(self, num_rows: int, *operands: Operand) -> Callable[[int], None]:
@@ -101,8 +106,8 @@ class Kernel:
         It is cheap to call, and keeps the operands alive.
         """
         words = [num_rows, 0]
-        for operand in operands:
-            words += _words(operand)
+        for k, operand in enumerate(operands):
+            words += _words(operand, _READABLE if k in self.low else _READABLE[:1])
         task = (ctypes.c_int64 * len(words))(*words)
         threads = min(num_rows, torch.get_num_threads())
         team = _team() if threads > 1 else None
@@ -154,13 +159,13 @@ class Kernel:
             return numba.cfunc(signature, **self.options)(self.body)  # nowhere to keep it
 
 
-def _words(operand: Operand) -> tuple[int, ...]:
-    """What a task says of an operand: see `nmt.model.kernels`."""
+def _words(operand: Operand, readable: tuple[torch.dtype, ...]) -> tuple[int, ...]:
+    """What a task says of an operand: see `nmt.model.kernels.language`."""
     if operand is None:
         return 0, 0, 0, 0, 0, 0, 0
     is_each = isinstance(operand, Each)
     tensor = operand.tensor if isinstance(operand, Each) else operand
-    if tensor.dtype not in _READABLE or tensor.device.type != "cpu":
+    if tensor.dtype not in readable or tensor.device.type != "cpu":
         raise TypeError(f"a kernel cannot read {tensor.dtype} on {tensor.device}")
     shape, strides, width = tensor.shape, tensor.stride(), tensor.element_size()
     if strides[-1] != 1 and shape[-1] > 1:

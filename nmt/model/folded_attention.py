@@ -175,7 +175,7 @@ def additive_scores(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
     long.
     """
     keys = memory.keys
-    if compiled.suits(queries, keys, energy):
+    if queries.dtype == torch.float32 and compiled.suits(queries, keys, energy):
         from nmt.model import kernels
 
         scores = queries.new_empty(*queries.shape[:2], keys.size(1))

@@ -42,7 +42,7 @@ class _GRUSequence(torch.autograd.Function):
         """Take operands as `gru_sequence` does, the last two in `state_order`; give all states."""
         is_low = inputs.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(inputs.device.type, enabled=False):
-            exact = torch.float32 if is_low else matrix.dtype
+            exact = torch.promote_types(inputs.dtype, torch.float32)
             hidden = start.new_empty(len(inputs) + 1, *start.shape, dtype=exact)
             hidden[0] = start
             rounded = torch.empty_like(hidden, dtype=inputs.dtype) if is_low else None

@@ -330,3 +330,15 @@ def test_other_failures_to_compile_are_not_hidden(kernels, tmp_path, monkeypatch
     kernel = join_of(kernels, tmp_path / "loops.py", kernels.join.language)
     with pytest.raises(RuntimeError, match="out of registers"):
         kernel(ROWS, *operands_of_join(), None)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_an_operand_that_is_read_as_fp32_must_be_fp32(kernels, k):
+    """Read as what it is not, a tensor would be taken for twice as long as it is."""
+    operands = [torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 3)]
+    scores, mask, weights, attended = operands[1], torch.ones(2, 4), operands[2], operands[3]
+    bound = [scores, mask, operands[0].bfloat16(), weights, attended]
+    kernels.attend(2, *bound)
+    bound[k + 1] = bound[k + 1].bfloat16()
+    with pytest.raises(TypeError, match=r"^a kernel cannot read torch.bfloat16 on cpu$"):
+        kernels.attend(2, *bound)

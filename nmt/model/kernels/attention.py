@@ -36,7 +36,7 @@ LOWEST = np.float32(-3e38)
 """Lower than any score."""
 
 
-@kernel
+@kernel(2)
 def attend(address: Any) -> None:
     """From scores (S), mask (S), values (S, G) to weights (S), attended (G).
 
@@ -73,7 +73,7 @@ def attend(address: Any) -> None:
                     attended[g] += weights[s] * value[g]
 
 
-@kernel
+@kernel(0, 1)
 def attend_backward(address: Any) -> None:
     """From d_attended (G), values (S, G), weights (S), d_weights (S) to d_scores (S)."""
     task = words_of(address)
@@ -132,7 +132,7 @@ def _hidden(task: Any, b: Any, s: Any, query: Any, factors: Any, by_factors: Any
             out[a] = sigmoid(query[a] + out[a])
 
 
-@kernel
+@kernel(0, 1)
 def additive_scores(address: Any) -> None:
     """From queries (K, A), keys (S, A), their factors or None, energy (A) to scores (K, S).
 
@@ -165,7 +165,7 @@ def additive_scores(address: Any) -> None:
             floats(task, 4, b, k)[s] = score
 
 
-@kernel
+@kernel(0, 1, 5)
 def additive_backward(address: Any) -> None:
     """From queries (K, A), keys (S, A), factors, energy (A), d_scores (K, S) to d_queries (K, A).
 
@@ -193,7 +193,7 @@ def additive_backward(address: Any) -> None:
         store(task, 5, b, k, d_query)
 
 
-@kernel
+@kernel(0, 1)
 def additive_gradients(address: Any) -> None:
     """From queries (K, A), keys (S, A), factors, energy (A), d_scores (K, S) to d_keys (S, A).
 

@@ -24,7 +24,7 @@ from nmt.model.kernels.language import (
 )
 
 
-@kernel
+@kernel(0, 1, 2, 3, 7)
 def gru_forward(address: Any) -> None:
     """From inputs, addend, recurrent, its bias (3H), hidden to gates (3H), next, next rounded."""
     task = words_of(address)
@@ -46,7 +46,7 @@ def gru_forward(address: Any) -> None:
         store(task, 7, b, 0, following)
 
 
-@kernel
+@kernel(1, 2, 4, 5, 7, 8)
 def gru_backward(address: Any) -> None:
     """From d_hidden, d_output, d_product, gates, recurrent, bias (3H), hidden to d_gates (3H).
 
@@ -77,7 +77,7 @@ def gru_backward(address: Any) -> None:
         store(task, 8, b, 0, d_u)
 
 
-@kernel
+@kernel(0, 1, 2, 3, 9)
 def lstm_forward(address: Any) -> None:
     """From inputs, addend, recurrent, its bias (4H), memory to gates (4H) and states.
 
@@ -105,7 +105,7 @@ def lstm_forward(address: Any) -> None:
         store(task, 9, b, 0, following)
 
 
-@kernel
+@kernel(2, 3, 7, 8)
 def lstm_backward(address: Any) -> None:
     """From d_hidden, d_memory, d_output, d_product, gates (4H), memory, tanh to both d_gates (4H).
 
@@ -134,7 +134,7 @@ def lstm_backward(address: Any) -> None:
         store(task, 8, b, 0, d_gates)
 
 
-@kernel
+@kernel(0, 1, 3)
 def join(address: Any) -> None:
     """From attended and part to the tanh of their sum, the same rounded: an attentional vector."""
     task = words_of(address)
@@ -148,7 +148,7 @@ def join(address: Any) -> None:
         store(task, 3, b, 0, out)
 
 
-@kernel
+@kernel(0, 1, 4)
 def join_backward(address: Any) -> None:
     """From d_output, d_product, output to the gradient of the sum, the same rounded."""
     task = words_of(address)

@@ -4,6 +4,7 @@ What a kernel reads and writes are *operands*: tensors of fp32, or of bf16, whic
 numbers are stored. `floats(task, k, i, j)` is row (i, j) of operand k at the step at hand.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,15 @@ LOW = 2
 """Bytes of a bf16 number."""
 ZERO, HALF, ONE, TWO = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0))
 
-kernel = partial(Kernel, options=OPTIONS, language=Path(__file__))
-"""Turns a function of the address of a task into a kernel."""
+
+def kernel(*low: int) -> Callable[[Callable[[Any], None]], Kernel]:
+    """Make a kernel of a function of the address of a task.
+
+    Args:
+        low: the operands that may be bf16.
+    """
+    return partial(Kernel, options=OPTIONS, language=Path(__file__), low=frozenset(low))
+
 
 thread_number = types.ExternalFunction("nmt_thread_number", types.int32())
 num_threads = types.ExternalFunction("nmt_num_threads", types.int32())
