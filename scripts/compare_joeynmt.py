@@ -23,8 +23,9 @@ sentences at random and pads them (`batch_type: sentence`; by tokens it would pa
 tokenise each sentence twice); batches here are of similar target lengths.
 
 Decoding is beam search that is forced to exactly 20 tokens for each of 64 sentences at a time,
-</s> not counted. JoeyNMT decodes with the weights it has by then, this toolkit with its first ones:
-the forced length makes the work the same.
+</s> not counted; in int8 also with the shortlist that `nmt shortlist` learns from the text. JoeyNMT
+decodes with the weights it has by then, this toolkit with its first ones: the forced length makes
+the work the same.
 
 The systems take turns, so that a disturbance meets all of them; a figure is the median of the
 turns. The first steps, and one after each turn of another system, are not timed. Run it on a
@@ -39,6 +40,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +183,9 @@ def prepare(data: Path, work: Path, src: str, tgt: str, batch_tokens: int) -> tu
     config = load_config(str(draft))
     (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     tokenizers = build_tokenizers(config, run / "tokenizer", lambda message: None)
-    store = build_token_store(
-        config, "train", tokenizers, run / "data" / "train", lambda message: None
+    store, _ = (
+        build_token_store(config, part, tokenizers, run / "data" / part, lambda message: None)
+        for part in ("train", "valid")
     )
     return config, max(1, round(batch_tokens / (1 + float(store.lengths("tgt").mean()))))
 
@@ -198,6 +201,7 @@ def measure(children: Sequence[Child], repeats: int, seconds: dict[str, float]) 
                     system.turns.setdefault(task, []).append(turn)
                     print(
                         f"{repeat}/{repeats} {task:6}  {system.name:12} {system.precision:4} "
+                        f"{'shortlist' * system.shortlist:9} "
                         f"{turn.speed:10,.0f} tokens/s",
                         file=sys.stderr,
                     )
@@ -243,6 +247,8 @@ def line_up(options: argparse.Namespace) -> list[System]:
         )
         for precision in options.precisions
     ]
+    if "int8" in options.precisions:
+        ours.append(replace(ours[-1], precision="int8", tasks=("decode",), shortlist=True))
     return [joeynmt, *ours]
 
 
@@ -272,6 +278,7 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         for i, system in enumerate(systems):
             trains = "train" in system.tasks
             mine = {**job, "precision": system.precision, "trains": trains}
+            mine["shortlist"] = system.shortlist
             children.append(Child(system, mine, work / f"{i}.log"))
         seconds = {"train": options.seconds, "decode": options.decode_seconds}
         measure(children, options.repeats, seconds)

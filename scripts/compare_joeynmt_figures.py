@@ -36,6 +36,8 @@ class System:
     python: str
     script: str
     tasks: Sequence[str]
+    shortlist: bool = False
+    """Whether it decodes with a lexical shortlist."""
     about: dict[str, Any] = field(default_factory=dict)
     """Versions, parameters and padding, as the system itself gives them."""
     turns: dict[str, list[Turn]] = field(default_factory=dict)
@@ -52,7 +54,10 @@ def rows(systems: Sequence[System]) -> list[dict[str, Any]]:
     base = systems[0]
     found: list[dict[str, Any]] = []
     for system in systems:
-        row: dict[str, Any] = {"system": system.name, "precision": system.precision}
+        row: dict[str, Any] = {
+            "system": system.name + ", shortlist" * system.shortlist,
+            "precision": system.precision,
+        }
         for task in TASKS:
             speed, reference = system.median(task), base.median(task)
             row[f"{task}_tokens_per_second"] = speed

@@ -5,6 +5,7 @@ is that of `nmt translate`, from text to text, with one worker process for each 
 """
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -97,6 +98,15 @@ def prepare(config: Config) -> None:
     write_checkpoint(run, 0, dict(model.named_parameters()), {}, about)
 
 
+def shortlist(job: dict[str, Any]) -> Path | None:
+    """The shortlist of the model, learned as `nmt shortlist` does, if one is asked for."""
+    if not job["shortlist"]:
+        return None
+    run = Path(job["run_dir"])
+    subprocess.run([sys.executable, "-m", "nmt", "shortlist", str(run)], check=True)
+    return run / "shortlist.npz"
+
+
 def main(job: dict[str, Any]) -> None:
     """Obey the parent until it hangs up."""
     answers = open_channel()
@@ -107,7 +117,7 @@ def main(job: dict[str, Any]) -> None:
     if not (run / "checkpoints").exists():
         prepare(config)
     device = build_device("cpu")
-    search = Search(load(run, device="cpu", precision=precision), job)
+    search = Search(load(run, device="cpu", precision=precision, shortlist=shortlist(job)), job)
     search()
     torch.set_num_threads(job["threads"])
     tokenizers = load_tokenizers(config, run / "tokenizer")

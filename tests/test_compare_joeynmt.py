@@ -3,6 +3,7 @@ import io
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,12 +130,18 @@ def options(modules, *more):
 
 def test_joeynmt_comes_first_and_int8_only_decodes(modules):
     systems = modules[""].line_up(options(modules))
-    assert [(s.name, s.precision, list(s.tasks)) for s in systems] == [
-        ("JoeyNMT", "fp32", ["train", "decode"]),
-        ("nmt", "fp32", ["train", "decode"]),
-        ("nmt", "bf16", ["train", "decode"]),
-        ("nmt", "int8", ["decode"]),
+    assert [(s.name, s.precision, list(s.tasks), s.shortlist) for s in systems] == [
+        ("JoeyNMT", "fp32", ["train", "decode"], False),
+        ("nmt", "fp32", ["train", "decode"], False),
+        ("nmt", "bf16", ["train", "decode"], False),
+        ("nmt", "int8", ["decode"], False),
+        ("nmt", "int8", ["decode"], True),
     ]
+    [full, short] = modules["_figures"].rows(
+        [replace(s, about={"parameters": 1, "versions": {}}) for s in systems[3:]]
+    )
+    assert (full["system"], short["system"]) == ("nmt", "nmt, shortlist")
+    assert len(modules[""].line_up(options(modules, "--precisions", "fp32"))) == 2
     assert systems[0].python == "joey/bin/python"
     assert systems[1].python == sys.executable
 
@@ -153,7 +160,7 @@ def test_systems_take_turns(modules, capsys):
     systems = modules[""].line_up(options(modules, "--precisions", "bf16", "int8"))
     modules[""].measure([Child(s) for s in systems], 2, {"train": 3.0, "decode": 1.0})
     once = [("train", "fp32", 3.0), ("train", "bf16", 3.0)]
-    once += [("decode", p, 1.0) for p in ("fp32", "bf16", "int8")]
+    once += [("decode", p, 1.0) for p in ("fp32", "bf16", "int8", "int8")]
     assert order == once + once
     assert [turn.speed for turn in systems[0].turns["train"]] == [30.0, 30.0]
     assert "JoeyNMT" in capsys.readouterr().err
@@ -167,7 +174,7 @@ def system(modules, name, train, decode, **about):
         if speeds
     }
     about = {"parameters": 1234, "versions": {name: "1"}, **about}
-    return figures.System(name, "fp32", "python", "script", ("train",), about, turns)
+    return figures.System(name, "fp32", "python", "script", ("train",), about=about, turns=turns)
 
 
 def test_ratios_are_those_of_the_medians(modules):
@@ -315,6 +322,7 @@ def job(prepared):
         "decode_batches": 2,
         "precision": "fp32",
         "trains": True,
+        "shortlist": False,
     }
 
 
@@ -342,3 +350,16 @@ def test_our_side_trains_and_decodes_when_told(modules, job, tmp_path):
     assert 0 < train.tokens <= 200 * train.steps
     assert decode.tokens == 2 * 8 * 4  # sentences x forced length, </s> not counted
     assert train.seconds + decode.seconds < time.perf_counter() - began
+
+
+def test_our_side_decodes_with_the_shortlist_of_its_text(modules, job, tmp_path):
+    ours = modules["_figures"].System(
+        "nmt", "int8", sys.executable, "compare_joeynmt_nmt.py", ("decode",), shortlist=True
+    )
+    assert modules["_nmt"].shortlist(job) is None
+    job |= {"precision": "int8", "trains": False, "shortlist": True}
+    child = modules[""].Child(ours, job, tmp_path / "log")
+    assert child.run("decode", 0.0).tokens == 2 * 8 * 4
+    child.close()
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "shortlist.npz: " in log  # what `nmt shortlist` says
