@@ -40,7 +40,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +236,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def line_up(options: argparse.Namespace) -> list[System]:
     """The systems in the order of their turns."""
     joeynmt = System("JoeyNMT", "fp32", options.joeynmt_python, "compare_joeynmt_joey.py", TASKS)
+    variants = [(precision, False) for precision in options.precisions]
+    if "int8" in options.precisions:
+        variants.append(("int8", True))
     ours = [
         System(
             "nmt",
@@ -244,11 +246,10 @@ def line_up(options: argparse.Namespace) -> list[System]:
             sys.executable,
             "compare_joeynmt_nmt.py",
             TASKS if precision != "int8" else ("decode",),
+            shortlist,
         )
-        for precision in options.precisions
+        for precision, shortlist in variants
     ]
-    if "int8" in options.precisions:
-        ours.append(replace(ours[-1], precision="int8", tasks=("decode",), shortlist=True))
     return [joeynmt, *ours]
 
 

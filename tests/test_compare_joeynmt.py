@@ -163,6 +163,7 @@ def test_systems_take_turns(modules, capsys):
     once += [("decode", p, 1.0) for p in ("fp32", "bf16", "int8", "int8")]
     assert order == once + once
     assert [turn.speed for turn in systems[0].turns["train"]] == [30.0, 30.0]
+    assert all(len(system.turns["decode"]) == 2 for system in systems)
     assert "JoeyNMT" in capsys.readouterr().err
 
 
