@@ -42,9 +42,11 @@ def test_without_a_signal_nothing_is_asked():
     ],
 )
 def test_a_signal_is_noted_and_answered(capfd, number, code, said):
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup a closed terminal is ignored
     with StopRequest() as stop:
         signal.raise_signal(number)
         assert stop()
+    signal.signal(number, before)
     assert stop()
     assert stop.exit_code == code
     assert capfd.readouterr().err == said
