@@ -131,7 +131,7 @@ class FoldedAttention:
             values = values[..., :0].clone()  # which lets go of the others
         keys = self._keys(states)
         factors = None
-        if self.energy is not None and compiled.suits(keys):
+        if self.energy is not None and keys.dtype == torch.float32 and compiled.suits(keys):
             from nmt.model.compiled_tapes import make_factors
 
             factors = make_factors(keys)

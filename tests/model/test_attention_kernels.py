@@ -28,7 +28,7 @@ class GivenScores(ScoreTape):
         pass
 
     def gradients(self):
-        raise NotImplementedError
+        return torch.zeros_like(self.keys), None
 
 
 @pytest.fixture(params=SIZES.values(), ids=SIZES)

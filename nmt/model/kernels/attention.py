@@ -120,6 +120,13 @@ def _load_query(task: Any, b: Any, k: Any, query: Any, factors: Any) -> Any:
 
 
 @njit(**OPTIONS)
+def _load_queries(task: Any, b: Any, queries: Any, factors: Any, by_factors: Any) -> None:
+    """All (K, A) queries of a sentence, as `_load_query` reads one."""
+    for k in range(len(queries)):
+        by_factors[k] = _load_query(task, b, k, queries[k], factors[k])
+
+
+@njit(**OPTIONS)
 def _hidden(task: Any, b: Any, s: Any, query: Any, factors: Any, by_factors: Any, out: Any) -> None:
     """sigmoid(q + k) of a query and of the key of a position."""
     if by_factors:
@@ -150,8 +157,7 @@ def additive_scores(address: Any) -> None:
         b, s = row // num_positions, row % num_positions
         if b != sentence:
             sentence = b
-            for k in range(num_queries):
-                by_factors[k] = _load_query(task, b, k, queries[k], factors[k])
+            _load_queries(task, b, queries, factors, by_factors)
         key_factors = floats(task, 2, b, s)
         for k in range(num_queries):
             query_factors, score = factors[k], ZERO
@@ -207,8 +213,7 @@ def additive_gradients(address: Any) -> None:
     hidden, energy = np.empty(dim, np.float32), floats(task, 3, 0)
     first, last = share(task)
     for b in range(first, last):
-        for k in range(num_queries):
-            by_factors[k] = _load_query(task, b, k, queries[k], factors[k])
+        _load_queries(task, b, queries, factors, by_factors)
         d_energy = floats(task, 6, b)
         d_energy[:] = ZERO
         for s in range(num_positions):
