@@ -9,6 +9,7 @@ import pytest
 from nmt.build.saved import find_model
 from nmt.config import load_config
 from nmt.errors import ConfigError, DataError, ModelError, TrainingError
+from nmt.model import compiled
 from nmt.training.checkpoint import pointed
 from nmt.training.run_directory import RunDirectory
 from nmt.validation import Validator
@@ -335,3 +336,17 @@ class TestTrainingError:
         assert resumed.weights == straight().weights
         assert same_state(resumed.state, straight().state)
         assert resumed.events == straight().events
+
+
+class TestWithoutNumba:
+    WARNING = "warning: numba cannot be imported, so training will be slower; pip install numba\n"
+
+    def test_a_run_says_that_it_will_be_slower(self, trainer, monkeypatch, capfd):
+        monkeypatch.setattr(compiled, "load", lambda: False)
+        monkeypatch.setattr(compiled, "is_loaded", lambda: False)
+        assert trainer("training.max_steps=3").steps == [3]
+        assert capfd.readouterr().err.count(self.WARNING) == 1
+
+    def test_with_numba_it_says_nothing(self, trainer, capfd):
+        trainer("training.max_steps=3")
+        assert "numba" not in capfd.readouterr().err
