@@ -11,15 +11,21 @@ from torch import Tensor, nn
 from nmt.data.batches import Batch, make_batch
 from nmt.errors import ConfigError, TrainingError
 from nmt.memory import free_memory, is_out_of_memory, keep_freed_memory, memory_in_use
+from nmt.model import compiled
 from nmt.model.decoder import DecoderState
-from nmt.model.folded import FoldedDecoder, fold, type_beside_int8
-from nmt.model.folded_attention import load_compiled
+from nmt.model.folded import FoldedDecoder, fold
+from nmt.model.folded_encoder import FoldedEncoder
+from nmt.model.logits import Logits
 from nmt.model.restricted import RestrictedDecoder
 from nmt.model.seq2seq import Seq2Seq
 from nmt.search.beam import Hypothesis, State, Step, beam_search
+from nmt.search.extend import Best, Rules, best_extensions
 from nmt.text.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 EXTRA_LENGTH = 10  # tokens that a translation may have beyond max_length_ratio × source tokens
+
+LOADING_SECONDS = 0.5
+"""What it takes to load compiled loops."""
 
 SAMPLE_SIZE = 4096  # weights of a matrix that are looked at to see whether it has changed
 
@@ -78,6 +84,23 @@ class SearchOptions:
         return np.maximum(longest, max(self.min_length, 1)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A model rewritten for search."""
+
+    weights: Tensor
+    """What tells whether it is that of the weights as they are."""
+    encoder: FoldedEncoder | None
+    """None where the encoder itself is faster."""
+    decoder: FoldedDecoder
+
+    def expect(self, num_tokens: int, beam_size: int) -> None:
+        """So many source tokens are to be read, and about as many target tokens for each beam."""
+        if self.encoder is not None:
+            self.encoder.expect(num_tokens)
+        self.decoder.tokens.expect(num_tokens * beam_size)
+
+
 class Searcher:
     """Finds the best hypotheses of sources.
 
@@ -98,7 +121,9 @@ class Searcher:
         self.precision = precision
         self.int8 = precision == torch.int8
         self.shortlist = shortlist
-        self._folded: tuple[Tensor, FoldedDecoder] | None = None
+        self.loads = True
+        self._folded: Folded | None = None
+        self._seconds_lost = 0.0
         if device.type == "cpu":
             keep_freed_memory()
 
@@ -108,11 +133,11 @@ class Searcher:
         Raises:
             TrainingError: if memory is not enough for a single one.
         """
-        decoder = self.prepare()
+        folded = self.prepare()
         found: list[list[Hypothesis]] = [[] for _ in sources]
         lengths = np.array([len(token_ids) + 1 for token_ids in sources])
-        if decoder.attention.pays_to_load(lengths.tolist(), options.beam_size):
-            load_compiled()
+        if self.loads:
+            self._load_if_it_pays(lengths.tolist(), options.beam_size)
 
         def search(indices: list[int]) -> None:
             empty = np.zeros(0, np.int64)
@@ -121,7 +146,7 @@ class Searcher:
             ).to(self.device)
             max_lengths = torch.from_numpy(options.max_lengths(lengths[indices] - 1))
             results = self._search(
-                batch, decoder, max_lengths.to(self.device), options, [sources[i] for i in indices]
+                batch, folded, max_lengths.to(self.device), options, [sources[i] for i in indices]
             )
             for i, hypotheses in zip(indices, results, strict=True):
                 found[i] = hypotheses
@@ -140,16 +165,20 @@ class Searcher:
     def _search(
         self,
         batch: Batch,
-        decoder: FoldedDecoder,
+        folded: Folded,
         max_lengths: Tensor,
         options: SearchOptions,
         sources: Sequence[Sequence[int]],
     ) -> list[list[Hypothesis]]:
-        with autocast(self.device, type_beside_int8() if self.int8 else self.precision):
-            encoded = self.model.encoder(batch.src, batch.src_mask)
+        decoder = folded.decoder
+        if folded.encoder is not None:
+            encoded = folded.encoder(batch.src, batch.src_mask)
+        else:
+            with autocast(self.device, self.precision):
+                encoded = self.model.encoder(batch.src, batch.src_mask)
         if self.shortlist is None:
 
-            def step(token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+            def step(token_ids: Tensor, state: DecoderState) -> tuple[Logits, DecoderState]:
                 logits, _, state = decoder.step(token_ids, state)
                 return logits, state
 
@@ -168,31 +197,48 @@ class Searcher:
             for hypotheses in found
         ]
 
-    def prepare_to_fork(self) -> None:
-        """Make all that processes that are forked from this one can share."""
-        if self.prepare().attention.energy is not None:
-            load_compiled()
+    def settle(self, lengths: Sequence[int], beam_size: int) -> None:
+        """Decide for good what is prepared, given the lengths of the first sources.
 
-    def prepare(self) -> FoldedDecoder:
-        """The decoder rewritten for search, made anew only if its weights have changed."""
-        weights = _fingerprint(self.model.decoder)
-        if self._folded is None or not torch.equal(self._folded[0], weights):
-            is_restricted = self.shortlist is not None
-            folded = fold(self.model.decoder, self.precision, is_restricted=is_restricted)
-            self._folded = weights, folded
-        return self._folded[1]
+        Then it does not change while translating, and processes that are forked from this one
+        share it.
+        """
+        folded = self.prepare()
+        self._load_if_it_pays(lengths, beam_size)
+        self.loads = False
+        folded.expect(sum(lengths), beam_size)
+
+    def prepare(self) -> Folded:
+        """The model rewritten for search, made anew only if its weights have changed."""
+        weights = _fingerprint(self.model)
+        if self._folded is None or not torch.equal(self._folded.weights, weights):
+            decoder = fold(
+                self.model.decoder, self.precision, is_restricted=self.shortlist is not None
+            )
+            is_cpu = self.device.type == "cpu"
+            encoder = FoldedEncoder(self.model.encoder, decoder.precision) if is_cpu else None
+            self._folded = Folded(weights, encoder, decoder)
+        return self._folded
+
+    def _load_if_it_pays(self, lengths: Sequence[int], beam_size: int) -> None:
+        """Load the compiled loops once it has cost as much to be without them as it takes."""
+        if compiled.is_loaded():
+            return
+        self._seconds_lost += self.prepare().decoder.seconds_saved(lengths, beam_size)
+        if self._seconds_lost >= LOADING_SECONDS:
+            compiled.load_for_search()
 
 
-def _fingerprint(decoder: nn.Module) -> Tensor:
+def _fingerprint(model: nn.Module) -> Tensor:
     """Numbers that change when the weights do: their versions, all biases, and a sample.
 
     Fused optimizers do not raise the version, but they move every weight.
     """
     numbers = []
-    for parameter in decoder.parameters():
+    for parameter in model.parameters():
         step = 1 if parameter.dim() == 1 else max(1, parameter.numel() // SAMPLE_SIZE)
         numbers.append(parameter.detach().flatten()[::step])
-    versions = [float(parameter._version) for parameter in decoder.parameters()]
+    versions = [float(parameter._version) for parameter in model.parameters()]
     return torch.cat([*numbers, numbers[0].new_tensor(versions)])
 
 
@@ -245,6 +291,13 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCon
     return torch.autocast(device.type, precision)
 
 
+def extend(logits: Logits, live: Tensor, rules: Rules, n: int) -> Best:
+    """`best_extensions`, in a compiled loop where there is one."""
+    if not logits.are_compiled():
+        return best_extensions(logits.dense(), live, rules, n)
+    return Best(*logits.best_extensions(live, rules.banned_ids, rules.must_end, rules.eos_id, n))
+
+
 def _beam_search(
     step: Step[State],
     start: State,
@@ -265,4 +318,5 @@ def _beam_search(
         bos_id=bos_id,
         eos_id=eos_id,
         forbidden_ids=(pad_id, bos_id),
+        extend=extend,
     )

@@ -59,10 +59,10 @@ class Search:
     """
 
     def __init__(self, translator: Translator, job: dict[str, Any]) -> None:
-        self.sentences = list(
-            islice(read_lines(job["valid"]), job["batch"] * job["decode_batches"])
-        )
+        text = list(read_lines(job["valid"]))
+        self.sentences = text[: job["batch"] * job["decode_batches"]]
         self.translator = translator
+        translator.settle(text)  # as for the whole of it
         self.workers = Workers(translator, job["threads"])
         translator.options = replace(
             translator.options,

@@ -11,7 +11,7 @@ import torch
 from nmt.build.model import build_model
 from nmt.config import Config
 from nmt.decoding import Searcher, SearchOptions
-from nmt.model import compiled, folded_attention
+from nmt.model import compiled
 from nmt.search.beam import beam_search
 
 VOCAB = 90
@@ -123,12 +123,14 @@ def test_a_batch_is_its_sentences(precision):
 @pytest.mark.parametrize("order", ["bahdanau", "luong with feeding"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_lower_precision_finds_nearly_the_same(cell, order, precision):
-    model = make_model(cell, order)
-    exact = Searcher(model, CPU)(SOURCES, options())
-    found = Searcher(model, CPU, precision)(SOURCES, options())
-    for one, other in zip(found, exact, strict=True):
-        assert one[0].score == pytest.approx(other[0].score, abs=0.6)  # of about -10
-    assert [h[0].score for h in found] != [h[0].score for h in exact]
+    model, draw = make_model(cell, order), np.random.Generator(np.random.PCG64(0))
+    sources = [draw.integers(4, VOCAB, 1 + i % 7).tolist() for i in range(40)]
+    exact = Searcher(model, CPU)(sources, options())
+    found = Searcher(model, CPU, precision)(sources, options())
+    off = [abs(one[0].score - other[0].score) for one, other in zip(found, exact, strict=True)]
+    assert max(off) > 0
+    assert np.median(off) < 0.05  # of about -10
+    assert np.mean(np.array(off) < 0.6) >= 0.8  # a random model: rounding may change its mind
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -192,29 +194,46 @@ def test_what_a_shortlist_leaves_out_has_no_probability():
 # ----------------------------------------------------------------------------- compiled loops
 
 
+OF_EVERY_SEARCH = {"best_extensions", "join_step"}
+
+
 @pytest.mark.parametrize(
-    ("score", "is_compiled"),
-    [("additive", True), ("concat", True), ("general", False), ("none", False)],
+    ("cell", "order", "score", "others"),
+    [
+        ("gru", "bahdanau", "additive", {"gru_step", "add_context", "additive_scores"}),
+        ("lstm", "bahdanau", "concat", {"lstm_step", "add_context", "additive_scores"}),
+        ("gru", "luong with feeding", "additive", {"gru_step", "additive_scores"}),
+        ("lstm", "luong", "general", {"lstm_step"}),
+        ("gru", "bahdanau", "none", {"gru_step", "add_context"}),
+    ],
 )
-def test_additive_scores_of_search_are_compiled_once_they_are_loaded(runs_of, score, is_compiled):
-    model = make_model(score=score)
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("has_shortlist", [False, True])
+def test_a_search_is_compiled_once_kernels_are_loaded(
+    runs_of, cell, order, score, others, precision, has_shortlist
+):
+    model = make_model(cell, order, score)
+    searcher = Searcher(model, CPU, precision, shortlist=words_of if has_shortlist else None)
     found = []
-    runs = runs_of(lambda: found.extend(Searcher(model, CPU)(SOURCES, options())))
-    assert runs.keys() == ({"additive_scores"} if is_compiled else set())
+    runs = runs_of(lambda: found.extend(searcher(SOURCES, options())))
+    assert runs.keys() == OF_EVERY_SEARCH | others
     with compiled.torch_only():
-        assert_same(found, Searcher(model, CPU)(SOURCES, options()))
+        expected = searcher(SOURCES, options())
+    if precision is None:
+        assert_same(found, expected)
+    scores = [h[0].score for h in expected]
+    assert [h[0].score for h in found] == pytest.approx(scores, abs=0.2)
     assert runs_of(lambda: Searcher(model.double(), CPU)(SOURCES, options())) == {}
 
 
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
-def test_they_are_compiled_whatever_the_precision_of_the_products(runs_of, precision):
-    searcher = Searcher(make_model(), CPU, precision)
-    found = []
-    runs = runs_of(lambda: found.extend(searcher(SOURCES, options())))
-    assert runs.keys() == {"additive_scores"}
+@pytest.mark.parametrize("n_best", [1, 4])
+@pytest.mark.parametrize("wanted", [{}, {"min_length": 4}, {"max_length": 2}, {"beam_size": 1}])
+def test_a_compiled_search_obeys_its_options(kernels, n_best, wanted):
+    wanted = options(n_best=min(n_best, wanted.get("beam_size", 5)), **wanted)
+    searcher = Searcher(make_model(), CPU)
+    found = searcher(SOURCES, wanted)
     with compiled.torch_only():
-        expected = searcher(SOURCES, options())
-    assert [h[0].score for h in found] == pytest.approx([h[0].score for h in expected], abs=0.2)
+        assert_same(found, searcher(SOURCES, wanted))
 
 
 def test_weights_of_bf16_are_searched_with_and_without_compiled_loops(kernels):
@@ -248,74 +267,93 @@ def run_python(code):
 LOADING = """
 import sys, torch
 sys.path.insert(0, {folder!r})
-from test_decoding import CPU, SOURCES, Searcher, compiled, folded_attention, make_model, options
+from nmt import decoding
+from test_decoding import CPU, SOURCES, Searcher, compiled, make_model, options
 assert not compiled.is_loaded()
 """
 
 
 def loading(code):
-    """What a process of its own says that has loaded no kernels, and where loading pays soon."""
+    """What a process of its own says that has loaded no kernels."""
     folder = str(Path(__file__).parent)
     return run_python(LOADING.format(folder=folder) + code)
+
+
+SECONDS = """
+def seconds(searcher, sources, beam_size):
+    lengths = [len(source) + 1 for source in sources]
+    return searcher.prepare().decoder.seconds_saved(lengths, beam_size)
+"""
 
 
 def test_a_short_text_is_searched_without_loading_and_a_long_one_loads():
     code = """
 searcher = Searcher(make_model(), CPU)
-pairs = 5 * 7 * sum((len(source) + 1) ** 2 for source in SOURCES)
-folded_attention.LOADING_PAYS = pairs + 1
-found = searcher(SOURCES, options())
+decoding.LOADING_SECONDS = 2.5 * seconds(searcher, SOURCES, 5)
+found = [searcher(SOURCES, options()) for _ in range(2)]
 print(compiled.is_loaded())
-folded_attention.LOADING_PAYS = pairs
-again = searcher(SOURCES, options())
+found.append(searcher(SOURCES, options()))
 print(compiled.is_loaded())
 from nmt.model import kernels
-print(kernels.additive_scores.num_runs > 0)
-print([h[0].token_ids for h in found] == [h[0].token_ids for h in again])
+print(kernels.best_extensions.num_runs > 0)
+print(len({str([h[0].token_ids for h in some]) for some in found}))
 """
-    assert loading(code).split() == ["False", "True", "True", "True"]
+    assert loading(SECONDS + code).split() == ["False", "True", "True", "1"]
 
 
-def test_a_search_without_additive_scores_never_loads():
+def test_what_is_settled_is_not_changed_later():
     code = """
-folded_attention.LOADING_PAYS = 0
-for score in ("general", "dot", "none"):
-    searcher = Searcher(make_model(score=score), CPU)
-    searcher(SOURCES, options())
-    searcher.prepare_to_fork()
+searcher = Searcher(make_model(), CPU)
+decoding.LOADING_SECONDS = seconds(searcher, SOURCES, 5)
+searcher.settle([2], 5)
+searcher(3 * SOURCES, options())
+print(compiled.is_loaded())
+"""
+    assert loading(SECONDS + code).split() == ["False"]
+
+
+@pytest.mark.parametrize("kind", ["double()", "bfloat16()"])
+def test_a_model_that_kernels_do_not_suit_never_loads_them(kind):
+    code = f"""
+decoding.LOADING_SECONDS = 1e-12
+searcher = Searcher(make_model().{kind}, CPU)
+searcher(SOURCES, options())
+searcher.settle([1000] * 1000, 5)
 print(compiled.is_loaded())
 """
     assert loading(code).split() == ["False"]
 
 
-def test_what_will_fork_has_loaded_and_compiled_the_scores_before():
+def test_what_is_settled_is_compiled_and_has_its_tables_for_processes_to_share():
     code = """
-Searcher(make_model(), CPU).prepare_to_fork()
+searcher = Searcher(make_model(), CPU)
+searcher.settle([1000] * 1000, 5)
 print(compiled.is_loaded())
 from nmt.model import kernels
-print("address" in vars(kernels.additive_scores), kernels.additive_scores.num_runs)
+print(all("address" in vars(kernel) for kernel in kernels.OF_SEARCH))
+folded = searcher.prepare()
+print(folded.decoder.tokens.table is not None)
+print(all(d.of_tokens.table is not None for d in folded.encoder.layers[0]))
 """
-    assert loading(code).split() == ["True", "True", "0"]
+    assert loading(code).split() == ["True"] * 4
 
 
-def test_what_will_fork_works_without_numba():
+def test_a_search_works_without_numba():
     code = """
 sys.modules["numba"] = None
 searcher = Searcher(make_model(), CPU)
-searcher.prepare_to_fork()
-folded_attention.LOADING_PAYS = 0
+searcher.settle([1000] * 1000, 5)
+decoding.LOADING_SECONDS = 0.0
 print(len(searcher(SOURCES, options())), compiled.is_loaded())
 """
     assert loading(code).split() == [str(len(SOURCES)), "False"]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "beam_size", "pays"),
-    [([3, 4], 8, True), ([5], 8, True), ([3, 4], 7, False), ([1] * 24, 8, False), ([], 8, False)],
-)
-def test_loading_pays_from_so_many_pairs_of_numbers_on(monkeypatch, lengths, beam_size, pays):
-    monkeypatch.setattr(folded_attention, "LOADING_PAYS", 7 * 8 * (3 * 3 + 4 * 4))
-    attention = Searcher(make_model(), CPU).prepare().attention
-    assert attention.pays_to_load(lengths, beam_size) == pays
-    attention = Searcher(make_model(score="general"), CPU).prepare().attention
-    assert not attention.pays_to_load([1000], 100)
+def test_it_is_estimated_what_loading_saves():
+    decoder = Searcher(make_model(score="general"), CPU).prepare().decoder
+    assert decoder.seconds_saved([3, 4], 2) == pytest.approx(2 * 7 * VOCAB * 1e-9)
+    decoder = Searcher(make_model(), CPU).prepare().decoder
+    pairs = 7 * (3**2 + 4**2)
+    assert decoder.seconds_saved([3, 4], 2) == pytest.approx(2 * (7 * VOCAB + pairs / 2) * 1e-9)
+    assert decoder.seconds_saved([], 2) == 0.0
+    assert Searcher(make_model().double(), CPU).prepare().decoder.seconds_saved([9], 2) == 0.0

@@ -10,6 +10,7 @@ import torch
 import nmt.translator
 from nmt.build.model import build_model
 from nmt.config import Config
+from nmt.model.folded_encoder import FoldedEncoder
 from nmt.search.beam import length_penalty
 from nmt.text.tokenizer import EOS_ID, train_tokenizer
 from nmt.translator import SearchOptions, Translator
@@ -73,7 +74,11 @@ def make_translator(cell="gru", order="bahdanau", score="additive", dropout=0.0,
 
 
 def assert_same(found, expected):
-    """The same translations, with scores within 1e-5."""
+    """The same translations, with scores within 1e-5.
+
+    A token's log-probability is the difference of two fp32 sums, which may be off by some of their
+    units: 4e-6 beyond 32.
+    """
     assert [t.src for t in found] == [t.src for t in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.num_pieces == other.num_pieces
@@ -81,7 +86,7 @@ def assert_same(found, expected):
         for a, b in zip(one.hypotheses, other.hypotheses, strict=True):
             assert (a.text, a.tokens) == (b.text, b.tokens)
             assert a.score == pytest.approx(b.score, abs=1e-5)
-            assert a.token_log_probs == pytest.approx(b.token_log_probs, abs=1e-5)
+            assert a.token_log_probs == pytest.approx(b.token_log_probs, abs=3e-5)
 
 
 @every_model
@@ -98,11 +103,18 @@ def test_the_result_does_not_depend_on_batches_or_their_order(cell, order, score
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10, 30, 4096])
-def test_no_batch_exceeds_its_budget_of_source_positions(batch_tokens):
-    translator, shapes = make_translator(), []
-    translator.model.encoder.register_forward_pre_hook(
-        lambda _, args: shapes.append((*args[0].shape, torch.is_grad_enabled()))
-    )
+def test_no_batch_exceeds_its_budget_of_source_positions(batch_tokens, monkeypatch):
+    translator, shapes, encode = make_translator(), [], FoldedEncoder.__call__
+
+    def note(src):
+        shapes.append((*src.shape, torch.is_grad_enabled()))
+
+    def noting(self, src, src_mask):
+        note(src)
+        return encode(self, src, src_mask)
+
+    monkeypatch.setattr(FoldedEncoder, "__call__", noting)  # of a search
+    translator.model.encoder.register_forward_pre_hook(lambda _, args: note(args[0]))
     sentences = CORPUS[:20]
     translator.translate(sentences, options(batch_tokens=batch_tokens, max_length=2))
     translator.options = options(batch_tokens=batch_tokens)

@@ -104,6 +104,7 @@ class Workers:
         self.translator = translator
         self.limit = limit
         self._workers: dict[Connection, Worker] = {}
+        self._is_settled = False
 
     def __enter__(self) -> Self:
         return self
@@ -118,10 +119,11 @@ class Workers:
         Raises:
             TrainingError: if a worker was killed.
         """
+        if len(tasks) > 1 and not self._is_settled:
+            self.translator.settle([sentence for task in tasks for sentence in task])
+            self._is_settled = True
         if self.limit == 1 or len(tasks) <= 1:
             return [self.translator.translate(task) for task in tasks]
-        if not self._workers:
-            self.translator.searcher.prepare_to_fork()
         while len(self._workers) < min(self.limit, len(tasks)):
             worker = Worker(self.translator, list(self._workers))
             self._workers[worker.connection] = worker

@@ -315,7 +315,7 @@ class DecodingConfig(Section):
     """Fewest tokens of a translation before `</s>`."""
     max_length_ratio: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """A translation has at most this times the tokens of its source, plus 10."""
-    batch_tokens: Positive = 1024
+    batch_tokens: Positive = 2048
     """Source positions that are translated together; changes the speed, not the result."""
 
 

@@ -17,23 +17,25 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_READABLE = (torch.float32, torch.bfloat16)
+FLOATS = (torch.float32, torch.bfloat16)
+_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.int32: 2}
+"""The types of operands, as kernels know them (`nmt.model.kernels.language`)."""
 _enabled = True
 
 
-def suits(*tensors: Tensor) -> bool:
-    """Whether kernels are loaded and can read these, all of them in fp32 or bf16 on a CPU."""
+def suits(*tensors: Tensor | None) -> bool:
+    """Whether kernels are loaded and can read these, in fp32, bf16 or int32 on a CPU."""
     return (
         _enabled
         and is_loaded()
-        and all(x.device.type == "cpu" and x.dtype in _READABLE for x in tensors)
+        and all(x is None or (x.device.type == "cpu" and x.dtype in _CODES) for x in tensors)
     )
 
 
@@ -47,6 +49,15 @@ def load() -> bool:
     except ImportError:
         return False
     return True
+
+
+def load_for_search() -> None:
+    """Get all that a search runs ready, for this process and those it will fork."""
+    if load():
+        from nmt.model import kernels
+
+        for kernel in kernels.OF_SEARCH:
+            _ = kernel.address
 
 
 def is_loaded() -> bool:
@@ -73,8 +84,8 @@ class Each(NamedTuple):
 
 
 Operand = Tensor | Each | None
-"""What a kernel reads or writes: fp32 or bf16, its last axis contiguous; None, where it shall do
-without. The axes before the last are at most two, and say which row it is."""
+"""What a kernel reads or writes: fp32, bf16 or int32, its last axis contiguous; None, where it
+shall do without. The axes before the last are at most two, and say which row it is."""
 
 
 class Kernel:
@@ -86,7 +97,7 @@ class Kernel:
         body: what each thread runs, given the address of a task (`nmt.model.kernels`).
         options: how it is compiled.
         language: the file of what it is written in.
-        low: numbers of the operands that may be bf16; it takes all others for fp32.
+        types: of some operands, by number, the types that they may have; all others are fp32.
     """
 
     def __init__(
@@ -94,10 +105,10 @@ class Kernel:
         body: Callable[[Any], None],
         options: dict[str, Any],
         language: Path,
-        low: frozenset[int] = frozenset(),
+        types: Mapping[int, tuple[torch.dtype, ...]],
     ) -> None:
         functools.update_wrapper(self, body)
-        self.body, self.options, self.language, self.low = body, options, language, low
+        self.body, self.options, self.language, self.types = body, options, language, types
         self.num_runs = 0
 
     def bind(self, num_rows: int, *operands: Operand) -> Callable[[int], None]:
@@ -107,7 +118,7 @@ class Kernel:
         """
         words = [num_rows, 0]
         for k, operand in enumerate(operands):
-            words += _words(operand, _READABLE if k in self.low else _READABLE[:1])
+            words += _words(operand, self.types.get(k, FLOATS[:1]))
         task = (ctypes.c_int64 * len(words))(*words)
         threads = min(num_rows, torch.get_num_threads())
         team = _team() if threads > 1 else None
@@ -174,7 +185,8 @@ def _words(operand: Operand, readable: tuple[torch.dtype, ...]) -> tuple[int, ..
     shape, strides = shape[is_each:], strides[is_each:]
     first, second = (*(stride * width for stride in strides[:-1]), 0, 0)[:2]
     count = shape[1] if len(shape) == 3 else 1
-    return tensor.data_ptr(), step, first, second, shape[-1], width, count
+    code = _CODES[tensor.dtype]
+    return tensor.data_ptr(), step, first, second, shape[-1], code, count
 
 
 @functools.cache

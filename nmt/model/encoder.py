@@ -63,25 +63,26 @@ class Encoder(nn.Module):
         """
         mask = src_mask.t()  # all of the encoder is (S, B, ...)
         states = self.dropout(self.embedding(src.t()))  # (S, B, E)
-        backwards = _reversal(mask)
+        backwards = reversal(mask)
         finals: list[CellState] = []
         for directions in self.layers:
             forward, *backward = cast(nn.ModuleList, directions)
             outputs, final = run_padded(forward, states, mask)
             if backward:
-                reverse, reverse_final = run_padded(backward[0], _reverse(states, backwards), mask)
-                outputs = torch.cat([outputs, _reverse(reverse, backwards)], 2)
-                final = tuple(map(_concatenate, final, reverse_final))
+                others, other_final = run_padded(backward[0], reverse(states, backwards), mask)
+                outputs = torch.cat([outputs, reverse(others, backwards)], 2)
+                final = tuple(map(concatenate, final, other_final))
             states = self.dropout(outputs)  # (S, B, M)
             finals.append(final)
         return Encoded(states.transpose(0, 1).contiguous(), tuple(finals), src_mask)
 
 
-def _concatenate(forward: Tensor, backward: Tensor) -> Tensor:
+def concatenate(forward: Tensor, backward: Tensor) -> Tensor:
+    """The states of both directions, as the next layer and attention read them."""
     return torch.cat([forward, backward], -1)
 
 
-def _reversal(mask: Tensor) -> Tensor:
+def reversal(mask: Tensor) -> Tensor:
     """(S * B,) row that each row of (S * B, ...) changes places with: real tokens are reversed."""
     num_positions, batch_size = mask.shape
     positions = torch.arange(num_positions, device=mask.device).unsqueeze(1)  # (S, 1)
@@ -89,7 +90,8 @@ def _reversal(mask: Tensor) -> Tensor:
     return (mirrored * batch_size + torch.arange(batch_size, device=mask.device)).flatten()
 
 
-def _reverse(states: Tensor, rows: Tensor) -> Tensor:
+def reverse(states: Tensor, rows: Tensor) -> Tensor:
+    """Let the rows of (S, B, ...) change places, as `reversal` says."""
     reversed_states: Tensor = _Reverse.apply(states, rows)  # type: ignore[no-untyped-call]
     return reversed_states
 

@@ -6,13 +6,13 @@ own: additive scores, which are a compiled loop (`nmt.model.kernels`), and the m
 whose matrix oneDNN can pack, each sentence's by itself, as it would the weight of a product.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from nmt.model import compiled, onednn
+from nmt.model import onednn
 from nmt.model.attention import (
     AdditiveScore,
     Attention,
@@ -23,14 +23,12 @@ from nmt.model.attention import (
     Memory,
     ScoreFunction,
 )
-from nmt.model.products import Product
+from nmt.model.compiled import suits
+from nmt.model.folded_cell import tanh
+from nmt.model.products import Product, Sums
 
 SCORE_CHUNK = 1 << 19
 """Most numbers of the hidden layer of the scores that a thread works on: what fits into a cache."""
-
-LOADING_PAYS = 1_000_000_000
-"""Pairs of numbers of queries and keys from which on the compiled loop makes up for the half second
-that it takes to load."""
 
 SMALLEST_MEAN = 1_250_000
 """Multiplications of a step and sentence from which on packed values are faster. Where they just
@@ -100,13 +98,6 @@ class FoldedAttention:
         self.from_states = None if key is None else product_once(key)
         self.dtype, self.value_type = dtype, value_type
 
-    def pays_to_load(self, lengths: Sequence[int], beam_size: int) -> bool:
-        """Whether searching sources of these lengths makes up for loading the compiled loop."""
-        if self.energy is None or self.energy.device.type != "cpu":
-            return False
-        pairs = beam_size * len(self.energy) * sum(length**2 for length in lengths)
-        return pairs >= LOADING_PAYS
-
     def below(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Put the weights of the query, if it has any, below (out, H) weights and their bias."""
         if self.query_weight is None:
@@ -131,7 +122,7 @@ class FoldedAttention:
             values = values[..., :0].clone()  # which lets go of the others
         keys = self._keys(states)
         factors = None
-        if self.energy is not None and keys.dtype == torch.float32 and compiled.suits(keys):
+        if self.energy is not None and keys.dtype == torch.float32 and suits(keys):
             from nmt.model.compiled_tapes import make_factors
 
             factors = make_factors(keys)
@@ -160,14 +151,6 @@ class FoldedAttention:
         return scores.masked_fill_(~memory.mask.unsqueeze(1), -torch.inf).softmax(-1)
 
 
-def load_compiled() -> None:
-    """Get the compiled loop of additive scores ready, for this process and those it will fork."""
-    if compiled.load():
-        from nmt.model import kernels
-
-        _ = kernels.additive_scores.address
-
-
 def additive_scores(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
     """Scores v . sigmoid(q + k): (B, K, S) of (B, K, A) queries.
 
@@ -175,7 +158,7 @@ def additive_scores(queries: Tensor, memory: Memory, energy: Tensor) -> Tensor:
     long.
     """
     keys = memory.keys
-    if queries.dtype == torch.float32 and compiled.suits(queries, keys, energy):
+    if queries.dtype == torch.float32 and suits(queries, keys, energy):
         from nmt.model import kernels
 
         scores = queries.new_empty(*queries.shape[:2], keys.size(1))
@@ -203,11 +186,56 @@ def pack_values(values: Tensor) -> tuple[Tensor, ...] | None:
 
 def add_context(rows: Tensor, weights: Tensor, memory: Memory) -> Tensor:
     """Add to (N, out) rows what their contexts come to: the mean of the values under (B, K, S)."""
-    if isinstance(memory, FoldedMemory) and memory.packed is not None:
-        weights = weights.to(memory.packed[0].dtype)
-        contexts = [
-            onednn.linear(some, values) for some, values in zip(weights, memory.packed, strict=True)
-        ]
-        return rows + torch.cat(contexts)
+    contexts = _packed_contexts(weights, memory)
+    if contexts is not None:
+        return rows + contexts
     by_sentence = rows.view(len(weights), -1, rows.size(1))  # (B, K, out)
-    return torch.baddbmm(by_sentence, weights, memory.states).view_as(rows)
+    if rows.dtype == torch.float32 and suits(rows, weights, memory.states):
+        from nmt.model import kernels
+
+        out = torch.empty_like(by_sentence)
+        kernels.add_context(len(out), weights, memory.states, by_sentence, out)
+    else:
+        out = torch.baddbmm(by_sentence, weights, memory.states)
+    return out.view_as(rows)
+
+
+def join_context(product: Sums, weights: Tensor, memory: Memory) -> Tensor:
+    """The tanh of (N, out) products and what their contexts come to."""
+    contexts = _packed_contexts(weights, memory)
+    if contexts is not None:
+        return join(contexts, product)
+    if memory.states.dtype == torch.float32 and suits(*product, weights, memory.states):
+        return _joined(product, None, weights, memory.states)
+    return tanh(add_context(product.to(memory.states.dtype), weights, memory))
+
+
+def join(rows: Tensor, product: Sums) -> Tensor:
+    """The tanh of (N, out) rows and products."""
+    if rows.dtype == torch.float32 and suits(rows, *product):
+        return _joined(product, rows.unsqueeze(1), None, None)
+    return tanh(rows + product.to(rows.dtype))
+
+
+def _joined(
+    product: Sums, rows: Tensor | None, weights: Tensor | None, values: Tensor | None
+) -> Tensor:
+    from nmt.model import kernels
+
+    numbers, scale, bias = product
+    num_sentences = len(numbers if weights is None else weights)
+    numbers = numbers.view(num_sentences, -1, numbers.size(1))  # (B, K, out)
+    out = numbers.new_empty(numbers.shape, dtype=torch.float32)
+    kernels.join_step(num_sentences, weights, values, numbers, scale, bias, rows, out)
+    return out.flatten(0, 1)
+
+
+def _packed_contexts(weights: Tensor, memory: Memory) -> Tensor | None:
+    """The (N, out) means of packed values under (B, K, S) weights, if they are packed."""
+    if not isinstance(memory, FoldedMemory) or memory.packed is None:
+        return None
+    weights = weights.to(memory.packed[0].dtype)
+    means = [
+        onednn.linear(some, values) for some, values in zip(weights, memory.packed, strict=True)
+    ]
+    return torch.cat(means)

@@ -15,6 +15,7 @@ from torch import Tensor
 from nmt.model.decoder import DecoderState
 from nmt.model.encoder import Encoded
 from nmt.model.folded import BLOCK, FoldedDecoder
+from nmt.model.logits import Logits
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RestrictedDecoder:
         """The state before the first target token, like `FoldedDecoder.start`."""
         return RestrictedState(self.decoder.start(encoded, beam_size), self.barriers)
 
-    def step(self, places: Tensor, state: RestrictedState) -> tuple[Tensor, RestrictedState]:
+    def step(self, places: Tensor, state: RestrictedState) -> tuple[Logits, RestrictedState]:
         """Read one token per row and predict the next.
 
         Args:
@@ -80,6 +81,4 @@ class RestrictedDecoder:
             state: the state after this step.
         """
         logits, _, inner = self.decoder.step(self.token_ids[places], state.inner)
-        by_sentence = logits.view(len(state.barriers), -1, logits.size(1))  # (B, K, C)
-        by_sentence += state.barriers.unsqueeze(1)
-        return logits, replace(state, inner=inner)
+        return logits.behind(state.barriers), replace(state, inner=inner)

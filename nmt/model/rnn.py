@@ -82,21 +82,21 @@ def run_padded(layer: nn.Module, inputs: Tensor, mask: Tensor) -> tuple[Tensor, 
     start = inputs.new_zeros(inputs.size(1), weights.of_state.size(1))
     if not isinstance(layer, nn.LSTM):
         outputs, _ = _kernel(layer, weights, inputs, (start,))
-        return outputs, (_last(outputs, mask),)
+        return outputs, (last_real(outputs, mask),)
     marks = weights.of_input.new_zeros(4, start.size(1), MARKS)  # gates are i, f, g, o
     marks[0, :, 0], marks[1, :, 0] = -SHUT, SHUT
     marking = weights._replace(of_input=torch.cat([weights.of_input, marks.flatten(0, 1)], 1))
     padding = (~mask).unsqueeze(2).to(inputs.dtype).expand(-1, -1, MARKS)
     marked = torch.cat([inputs, padding], 2)
     outputs, _, cell = _kernel(layer, marking, marked, (start, start))
-    return outputs, (_last(outputs, mask), cell)
+    return outputs, (last_real(outputs, mask), cell)
 
 
 MARKS = 8  # one column marks padding; eight keep the rows of the matrix aligned
 SHUT = 1e4  # sigmoid of it is exactly 1, and of its negative exactly 0, in every precision
 
 
-def _last(outputs: Tensor, mask: Tensor) -> Tensor:
+def last_real(outputs: Tensor, mask: Tensor) -> Tensor:
     """The (B, H) outputs at the last real tokens."""
     positions = (mask.sum(0) - 1).view(1, -1, 1).expand(1, -1, outputs.size(2))
     return outputs.gather(0, positions).squeeze(0)

@@ -42,9 +42,12 @@ def largest_plainly(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def _largest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """`largest` in one go.
 
-    `topk` breaks ties as it likes. So it gets integers, all different, in the order that is
-    wanted: the number in the upper half of 64 bits, and below it the distance to the right end.
+    Few numbers are sorted. `topk`, for many, breaks ties as it likes. So it gets integers, all
+    different, in the order that is wanted: the number in the upper half of 64 bits, and below it
+    the distance to the right end.
     """
+    if values.size(1) <= BLOCK:
+        return largest_plainly(values, n)
     bits = (values + 0.0).view(torch.int32)  # + 0.0 makes -0.0 to 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the fp32 numbers
     last = values.size(1) - 1

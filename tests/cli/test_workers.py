@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nmt.cli import workers
-from nmt.cli.workers import TASK_LINES, plan, share_cores, translate_lines
+from nmt.cli.workers import TASK_LINES, Workers, plan, share_cores, translate_lines
 from nmt.errors import TrainingError
 from nmt.translator import Hypothesis, Translation
 
@@ -26,7 +26,12 @@ class Echo:
 
     device = torch.device("cpu")
     src_tokenizer = SimpleNamespace(encode=lambda sentences: [list(s) for s in sentences])
-    searcher = SimpleNamespace(prepare_to_fork=lambda: None)
+
+    def __init__(self):
+        self.settled = []
+
+    def settle(self, sentences):
+        self.settled.append((sentences, children(os.getpid())))
 
     def translate(self, sentences):
         if "fail" in sentences:
@@ -73,6 +78,18 @@ def test_translations_come_back_whole_and_in_order():
 def test_little_to_do_is_done_in_this_process(num_lines, window, workers):
     found = echo([str(i) for i in range(num_lines)], window=window, workers=workers)
     assert {translation.text for translation in found} == {str(os.getpid())}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_what_is_prepared_is_settled_once_before_any_process_is_forked(limit):
+    """By what is to be done, and not by who does it."""
+    translator = Echo()
+    with Workers(translator, limit) as pool:
+        pool.translate([["a", "b"]])
+        assert not translator.settled
+        for _ in range(2):
+            pool.translate([["c", "d"], ["e"]])
+            assert translator.settled == [(["c", "d", "e"], [])]
 
 
 def test_a_line_is_answered_before_the_next_is_read():

@@ -18,17 +18,24 @@ SENTENCE, TRANSLATION = "어제 나는 밥을 먹었다", "I ate rice yesterday"
 def scarce(monkeypatch):
     """Lets the encoder of every model fail for more than some sentences, and says what it did."""
     from nmt.model.encoder import Encoder
+    from nmt.model.folded_encoder import FoldedEncoder
 
-    encode, sizes = Encoder.forward, []
+    sizes = []
 
-    def limit_to(num_sentences, error):
-        def forward(self, src, src_mask):
+    def limit(kind, name, num_sentences, error):
+        encode = getattr(kind, name)
+
+        def limited(self, src, src_mask):
             sizes.append(len(src))
             if len(src) > num_sentences:
                 raise error
             return encode(self, src, src_mask)
 
-        monkeypatch.setattr(Encoder, "forward", forward)
+        monkeypatch.setattr(kind, name, limited)
+
+    def limit_to(num_sentences, error):
+        limit(Encoder, "forward", num_sentences, error)  # of given translations
+        limit(FoldedEncoder, "__call__", num_sentences, error)  # of a search
         return sizes
 
     return limit_to
@@ -143,18 +150,18 @@ def test_f35_a_bug_is_no_lack_of_memory():
 LIMITED = """
 import resource, sys
 from nmt.cli.main import app
-from nmt.model.encoder import Encoder
+from nmt.model.folded_encoder import FoldedEncoder
 
-encode = Encoder.forward
+encode = FoldedEncoder.__call__
 
 def limit_and_encode(self, src, src_mask):
-    Encoder.forward = encode
+    FoldedEncoder.__call__ = encode
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + {mebibytes} * 2**20,) * 2)
     return encode(self, src, src_mask)
 
-Encoder.forward = limit_and_encode
+FoldedEncoder.__call__ = limit_and_encode
 app(sys.argv[1:])
 """
 """A process that may have so much more memory than it has when it first translates."""

@@ -186,13 +186,13 @@ def test_steps_of_a_decoder_are_those_of_torch(kernels, runs_of, random_model, v
                     if rows == 4:
                         state = state.keep(torch.tensor([2, 0]))
                     logits, weights, state = folded.step(torch.arange(rows) % 9 + 1, state)
-                    found += [logits[:, :11], weights]
+                    found += [logits.dense()[:, :11], weights]
             return found
 
         found = []
-        assert runs_of(lambda walk=walk, found=found: found.extend(walk())) == {
-            "additive_scores": 3
-        }
+        runs = runs_of(lambda walk=walk, found=found: found.extend(walk()))
+        assert runs.pop("add_context", 0) == (3 if order == "bahdanau" else 0)
+        assert runs == {"additive_scores": 3, "gru_step": 3, "join_step": 3}
         with compiled.torch_only():
             expected = walk()
         for ours, theirs in zip(found, expected, strict=True):

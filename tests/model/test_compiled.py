@@ -37,10 +37,10 @@ def operands_of_join(num_rows=ROWS):
 # ------------------------------------------------------------------------------ when they run
 
 
-def test_kernels_suit_fp32_and_bf16_on_a_cpu(kernels):
+def test_kernels_suit_fp32_bf16_and_int32_on_a_cpu(kernels):
     x = torch.zeros(1)
     assert suits(x)
-    assert suits(x, x.bfloat16(), x[None])
+    assert suits(x, x.bfloat16(), x[None], x.int(), None)
     for other in (x.double(), x.half(), x.long(), x.bool(), x.to("meta")):
         assert not suits(other)
         assert not suits(x, other)
@@ -101,7 +101,7 @@ def test_importing_the_model_does_not_import_numba():
 
 def test_an_operand_of_another_type_is_refused(kernels):
     attended, part, out = operands_of_join()
-    for wrong in (part.double(), part.half(), part.int()):
+    for wrong in (part.double(), part.half(), part.int(), part.long()):
         with pytest.raises(TypeError, match=f"a kernel cannot read {wrong.dtype} on cpu"):
             kernels.join(ROWS, attended, wrong, out, None)
     with pytest.raises(TypeError, match=r"a kernel cannot read torch.float32 on meta"):
@@ -277,7 +277,7 @@ def join_of(kernels, path, language):
     """The kernel, as if it had been written in another file."""
     code = kernels.join.body.__code__.replace(co_filename=str(path))
     body = types.FunctionType(code, kernels.join.body.__globals__, "join")
-    return Kernel(body, kernels.join.options, language)
+    return Kernel(body, kernels.join.options, language, kernels.join.types)
 
 
 def assert_joins(kernel):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import nmt.model.folded
 from nmt.model import folded_attention
 from nmt.model.folded import BLOCK, fold
 
@@ -25,8 +24,13 @@ def walk(decoder, model, batch):
             if t:
                 state = between[t - 1](state)
             logits, weights, state = decoder.step(torch.arange(num_rows) + t, state)
-            found.append((logits, weights))
+            found.append((dense(logits), weights))
     return found
+
+
+def dense(logits):
+    """Those of a model, or of its rewritten form."""
+    return logits if isinstance(logits, torch.Tensor) else logits.dense()
 
 
 def assert_same_steps(found, expected, **tolerance):
@@ -49,15 +53,18 @@ def test_ties_change_nothing(random_model, variant_of, order, batch):
     assert_same_steps(walk(fold(model.decoder), model, batch), expected, rtol=0, atol=1e-12)
 
 
-def test_rows_are_computed_when_the_table_would_be_too_large(
+def test_a_step_is_the_same_with_and_without_a_table_of_tokens(
     random_model, additive_variant, batch, monkeypatch
 ):
     model = random_model(additive_variant)
-    monkeypatch.setattr(nmt.model.folded, "TABLE_BYTES", 100)
     folded = fold(model.decoder)
-    assert folded.table is None
     expected = walk(model.decoder, model, batch)
+    folded.tokens.expect(-1000)
     assert_same_steps(walk(folded, model, batch), expected, rtol=0, atol=1e-12)
+    assert folded.tokens.table is None
+    folded.tokens.expect(2000)
+    assert_same_steps(walk(folded, model, batch), expected, rtol=0, atol=1e-12)
+    assert folded.tokens.table is not None
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
@@ -81,16 +88,18 @@ def test_a_sentence_alone_is_the_sentence_in_a_batch(
     with torch.no_grad():
         state = decoder.start(model.encoder(batch.src, batch.src_mask))
         together, _, _ = decoder.step(torch.tensor([1, 1, 1]), state)
-        for i, logits in enumerate(together):
+        for i, logits in enumerate(together.dense()):
             src, src_mask, _ = batch.sentence(i)
             alone, _, _ = decoder.step(
                 torch.tensor([1]), decoder.start(model.encoder(src, src_mask))
             )
-            torch.testing.assert_close(alone[0], logits, rtol=0, atol=2e-2 if precision else 1e-12)
+            torch.testing.assert_close(
+                alone.dense()[0], logits, rtol=0, atol=2e-2 if precision else 1e-12
+            )
 
 
-def test_the_weights_are_those_at_the_time_of_folding(random_model, variant_of, batch):
-    model = random_model(variant_of())
+def test_the_weights_are_those_at_the_time_of_folding(random_model, variant_of, batch, order):
+    model = random_model(variant_of(order=order, decoder_layers=2))
     folded = fold(model.decoder)
     before = walk(folded, model, batch)
     with torch.no_grad():

@@ -92,7 +92,7 @@ def walk(folded, model, batch, beam_size):
             rows = len(state.layers[0][0])
             assert rows == sentences * (beam_size if t else 1)
             logits, weights, state = folded.step(torch.arange(rows) % 9 + 1, state)
-            found += [logits[:, :11], weights]
+            found += [logits.dense()[:, :11], weights]
     return found, state.memory
 
 
@@ -120,7 +120,7 @@ def test_values_are_packed_in_the_type_of_their_products(
     monkeypatch.setattr(folded_attention, "SMALLEST_MEAN", 0)
     folded = fold(model.decoder, precision)
     found, memory = walk(folded, model, batch, 5)
-    assert {values.dtype for values in memory.packed} == {folded.once}
+    assert {values.dtype for values in memory.packed} == {folded.precision.once}
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.15)  # as in test_folded
@@ -134,11 +134,11 @@ def test_a_sentence_alone_is_the_sentence_in_a_batch(
     with torch.no_grad():
         state = decoder.start(model.encoder(batch.src, batch.src_mask))
         together, _, _ = decoder.step(torch.tensor([1, 1, 1]), state)
-        for i, logits in enumerate(together):
+        for i, logits in enumerate(together.dense()):
             src, src_mask, _ = batch.sentence(i)
             state = decoder.start(model.encoder(src, src_mask))
             alone, _, _ = decoder.step(torch.tensor([1]), state)
-            torch.testing.assert_close(alone[0], logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(alone.dense()[0], logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -155,7 +155,7 @@ def test_translations_are_the_same_with_and_without_packing(
     def translate():
         allowed = (lambda src: torch.arange(30).numpy()) if is_restricted else None
         searcher = Searcher(model, torch.device("cpu"), shortlist=allowed)
-        layout = searcher.prepare().output.weight.layout
+        layout = searcher.prepare().decoder.output.weight.layout
         return layout, searcher(sources, options)
 
     made = []

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nmt.model import onednn
-from nmt.model.products import FloatProduct, Int8Product
+from nmt.model import onednn, products
+from nmt.model.products import FloatProduct, Int8Product, Precision, Sums, TokenProduct
 
 
 def random_layer(num_out, num_in, *, biased=True):
@@ -130,3 +130,83 @@ def test_only_large_weights_are_packed():
     for num_out, layout in ((255, torch.strided), (256, torch._mkldnn)):
         weight = torch.zeros(num_out, 512)
         assert make(torch.float32, weight, None).weight.layout == layout
+
+
+# ------------------------------------------------------------------------------- sums and tokens
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("biased", [True, False])
+def test_sums_are_the_product_before_it_is_given_its_type(kind, biased):
+    weight, bias, inputs = random_layer(12, 9, biased=biased)
+    product = make(kind, weight, bias)
+    sums, expected = product.sums(inputs), product(inputs)
+    assert torch.equal(sums.to(torch.float32), expected)
+    torch.testing.assert_close(sums.to(torch.float64), expected.double())
+    for size in (1, 5, 11):
+        first, others = sums.split(size)
+        parts = first.to(torch.float32), others.to(torch.float32)
+        assert parts[0].shape == (7, size)
+        torch.testing.assert_close(torch.cat(parts, 1), expected)
+    first, others = sums.split(12)
+    assert torch.equal(first.to(torch.float32), expected)
+    assert others is None
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_giving_sums_their_type_changes_nothing_else(scaled, biased):
+    numbers, scale = torch.tensor([[2.0, 3.0]]), torch.tensor([0.5, 2.0])
+    sums = Sums(numbers, scale if scaled else None, torch.ones(2) if biased else None)
+    expected = torch.tensor([[1.0, 6.0]]) if scaled else numbers.clone()
+    for _ in range(2):
+        assert torch.equal(sums.to(torch.float32), expected + biased)
+    assert numbers.tolist() == [[2.0, 3.0]]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_product_has_copied_its_weights(kind):
+    weight, bias, inputs = random_layer(12, 9)
+    product = make(kind, weight, bias)
+    expected = product(inputs)
+    weight.zero_()
+    bias.zero_()
+    assert torch.equal(product(inputs), expected)
+
+
+def test_a_table_is_made_once_as_many_tokens_are_read_as_there_are():
+    weight, bias, embeddings = random_layer(12, 9)
+    tokens = TokenProduct(embeddings, make(torch.float32, weight, bias))
+    exact = torch.nn.functional.linear(embeddings, weight, bias)
+    for token_ids in ([3], [6, 6, 0], [2, 1]):
+        torch.testing.assert_close(tokens(torch.tensor(token_ids)), exact[token_ids])
+        assert tokens.table is None
+    torch.testing.assert_close(tokens(torch.tensor([5])), exact[[5]])
+    torch.testing.assert_close(tokens.table, exact)
+    tokens.table[4] = 7.0
+    assert (tokens(torch.tensor([4, 0]))[0] == 7).all()
+
+
+def test_a_table_that_would_be_too_large_is_never_made(monkeypatch):
+    weight, bias, embeddings = random_layer(12, 9)
+    for most, is_made in ((7 * 12 * 4, True), (7 * 12 * 4 - 1, False)):
+        monkeypatch.setattr(products, "TABLE_BYTES", most)
+        tokens = TokenProduct(embeddings, make(torch.float32, weight, bias))
+        tokens.expect(1000)
+        assert (tokens.table is not None) == is_made
+
+
+def test_a_precision_says_what_is_computed_in_which_type(monkeypatch):
+    monkeypatch.setattr(products, "type_beside_int8", lambda: torch.bfloat16)
+    fp32, bf16, int8 = torch.float32, torch.bfloat16, torch.int8
+    assert Precision.make(None, fp32) == Precision(fp32, fp32, fp32)
+    assert Precision.make(None, bf16) == Precision(bf16, bf16, bf16)
+    assert Precision.make(bf16, fp32) == Precision(bf16, bf16, fp32)
+    assert Precision.make(int8, fp32) == Precision(int8, bf16, fp32)
+    weight, bias, inputs = random_layer(12, 9)
+    product = Precision.make(int8, fp32).product(weight, bias)
+    assert isinstance(product, Int8Product)
+    once = Precision.make(int8, fp32).product_once(weight, bias)
+    assert once.weight.dtype == bf16
+    assert once(inputs).dtype == fp32
+    assert Precision.make(bf16, fp32).product(weight).weight.dtype == bf16

@@ -10,32 +10,45 @@ many threads there are, nor on what is in other rows.
 
 from nmt.model.kernels.attention import (
     LARGEST,
+    add_context,
     additive_backward,
     additive_gradients,
     additive_scores,
     attend,
     attend_backward,
+    join_step,
 )
 from nmt.model.kernels.cells import (
     gru_backward,
     gru_forward,
+    gru_step,
     join,
     join_backward,
     lstm_backward,
     lstm_forward,
+    lstm_step,
 )
+from nmt.model.kernels.extensions import best_extensions
+
+OF_SEARCH = (add_context, additive_scores, best_extensions, gru_step, join_step, lstm_step)
 
 __all__ = [
     "LARGEST",
+    "OF_SEARCH",
+    "add_context",
     "additive_backward",
     "additive_gradients",
     "additive_scores",
     "attend",
     "attend_backward",
+    "best_extensions",
     "gru_backward",
     "gru_forward",
+    "gru_step",
     "join",
     "join_backward",
+    "join_step",
     "lstm_backward",
     "lstm_forward",
+    "lstm_step",
 ]

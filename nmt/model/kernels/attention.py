@@ -1,4 +1,4 @@
-"""Attention, forward and backward: the mean under weights, and additive scores.
+"""Attention, forward, backward and in search: the mean under weights, and additive scores.
 
 An additive score is v . sigmoid(q + k) of the numbers of query, key and energy
 (`nmt.model.unroll` says why not tanh). As e^-(q + k) = e^-q e^-k, a pair of query and key takes no
@@ -15,6 +15,7 @@ from nmt.model.kernels.language import (
     ONE,
     OPTIONS,
     ZERO,
+    add,
     count,
     exp,
     floats,
@@ -22,10 +23,12 @@ from nmt.model.kernels.language import (
     is_low,
     kernel,
     load,
+    load_sums,
     share,
     sigmoid,
     size,
     store,
+    tanh,
     wide,
     words_of,
 )
@@ -71,6 +74,62 @@ def attend(address: Any) -> None:
                 value = floats(task, 2, b, s)
                 for g in range(attended.size):
                     attended[g] += weights[s] * value[g]
+
+
+@njit(**OPTIONS)
+def _add_means(task: Any, b: Any, to: Any) -> None:
+    """Add the means of values (S, G), operand 1, under weights (K, S), operand 0, to operand `to`.
+
+    All of one sentence. Four values at a time, which halves what is read and written again.
+    """
+    num_positions, num_rows, dim = size(task, 0), count(task, 0), size(task, 1)
+    for begin in range(0, num_positions, 4):
+        s1, s2 = min(begin + 1, num_positions - 1), min(begin + 2, num_positions - 1)
+        s3 = min(begin + 3, num_positions - 1)
+        first, second = floats(task, 1, b, begin), floats(task, 1, b, s1)
+        third, fourth = floats(task, 1, b, s2), floats(task, 1, b, s3)
+        for k in range(num_rows):
+            weights, out = floats(task, 0, b, k), floats(task, to, b, k)
+            w = weights[begin]
+            w1 = weights[s1] if begin + 1 < num_positions else ZERO
+            w2 = weights[s2] if begin + 2 < num_positions else ZERO
+            w3 = weights[s3] if begin + 3 < num_positions else ZERO
+            for g in range(dim):
+                out[g] += w * first[g] + w1 * second[g] + w2 * third[g] + w3 * fourth[g]
+
+
+@kernel()
+def add_context(address: Any) -> None:
+    """From weights (K, S), values (S, G), rows (K, G) to rows plus means of the values.
+
+    One row per sentence.
+    """
+    task = words_of(address)
+    first, last = share(task)
+    for b in range(first, last):
+        for k in range(count(task, 3)):
+            load(task, 2, b, k, floats(task, 3, b, k))
+        _add_means(task, b, 3)
+
+
+@kernel(sums=(2,))
+def join_step(address: Any) -> None:
+    """From weights (K, S), values (S, R), a product, rows (K, R) to the tanh of their sum (K, R).
+
+    One row per sentence. The product is numbers (K, R), scale, bias. All but it may be left out.
+    """
+    task = words_of(address)
+    first, last = share(task)
+    for b in range(first, last):
+        for k in range(count(task, 6)):
+            out = floats(task, 6, b, k)
+            load_sums(task, 2, b, k, out)
+            add(task, 5, b, out, k)
+        _add_means(task, b, 6)
+        for k in range(count(task, 6)):
+            out = floats(task, 6, b, k)
+            for i in range(out.size):
+                out[i] = tanh(out[i])
 
 
 @kernel(0, 1)

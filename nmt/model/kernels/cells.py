@@ -1,20 +1,24 @@
-"""Steps of recurrent cells, and of Luong's attentional vector, forward and backward.
+"""Steps of recurrent cells: of training, forward and backward, and of search.
 
-One row per sentence. The order of gates is torch's, but for what the state of a GRU gives: n, r, z
-(`nmt.model.cell_tape`). Operands that are added may be left out.
+One row per sentence, or hypothesis. The order of gates is torch's, but in training, for what the
+state of a GRU gives: n, r, z (`nmt.model.cell_tape`). Operands that are added may be left out.
+Luong's attentional vector, which is fed to a cell, is here too.
 """
 
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from nmt.model.kernels.language import (
     ONE,
+    OPTIONS,
     ZERO,
     add,
     floats,
     kernel,
     load,
+    load_sums,
     share,
     sigmoid,
     size,
@@ -160,3 +164,55 @@ def join_backward(address: Any) -> None:
         for i in range(d_sum.size):
             d_sum[i] *= ONE - output[i] * output[i]
         store(task, 4, b, 0, d_sum)
+
+
+@njit(**OPTIONS)
+def _load_gates(task: Any, b: Any, gates: Any) -> None:
+    """Read what the inputs of a step of search give: operand 0, and the product at operand 1."""
+    if size(task, 1):
+        load_sums(task, 1, b, 0, gates)
+    else:
+        gates[:] = ZERO
+    add(task, 0, b, gates)
+
+
+@kernel(sums=(1, 4))
+def gru_step(address: Any) -> None:
+    """From inputs (3H), two products (3H), of inputs and of the state, hidden to next.
+
+    A product is numbers, scale, bias.
+    """
+    task = words_of(address)
+    dim = size(task, 7)
+    x, u = np.empty(3 * dim, np.float32), np.empty(3 * dim, np.float32)
+    first, last = share(task)
+    for b in range(first, last):
+        _load_gates(task, b, x)
+        load_sums(task, 4, b, 0, u)
+        hidden, following = floats(task, 7, b), floats(task, 8, b)
+        for i in range(dim):
+            reset, update = sigmoid(x[i] + u[i]), sigmoid(x[dim + i] + u[dim + i])
+            new = tanh(x[2 * dim + i] + reset * u[2 * dim + i])
+            following[i] = new + update * (hidden[i] - new)
+
+
+@kernel(sums=(1, 4))
+def lstm_step(address: Any) -> None:
+    """From inputs (4H), two products (4H), of inputs and of the state, memory to next, next memory.
+
+    A product is numbers, scale, bias.
+    """
+    task = words_of(address)
+    dim = size(task, 7)
+    x, u = np.empty(4 * dim, np.float32), np.empty(4 * dim, np.float32)
+    first, last = share(task)
+    for b in range(first, last):
+        _load_gates(task, b, x)
+        load_sums(task, 4, b, 0, u)
+        memory, following, next_memory = floats(task, 7, b), floats(task, 8, b), floats(task, 9, b)
+        for i in range(dim):
+            enter, forget = sigmoid(x[i] + u[i]), sigmoid(x[dim + i] + u[dim + i])
+            new = tanh(x[2 * dim + i] + u[2 * dim + i])
+            leave = sigmoid(x[3 * dim + i] + u[3 * dim + i])
+            next_memory[i] = forget * memory[i] + enter * new
+            following[i] = leave * tanh(next_memory[i])

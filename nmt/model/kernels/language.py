@@ -1,7 +1,8 @@
 """What kernels are written in: numbers, and the rows of their operands.
 
 What a kernel reads and writes are *operands*: tensors of fp32, or of bf16, which is only how
-numbers are stored. `floats(task, k, i, j)` is row (i, j) of operand k at the step at hand.
+numbers are stored, or of int32. `floats(task, k, i, j)` is row (i, j) of operand k at the step at
+hand.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from nmt.model.compiled import Kernel
+from nmt.model.compiled import FLOATS, Kernel
 
 OPTIONS: dict[str, Any] = {
     # Sums in any order, a product and a sum in one instruction, reciprocals by Newton's method. Not
@@ -24,20 +26,27 @@ OPTIONS: dict[str, Any] = {
 }
 HEADER, OPERAND = 2, 7
 """Words of a task: the number of rows, the step; then of each operand its address, the bytes from
-step to step and from row to row on both axes, the size of a row, the bytes of a number, and how
-many rows the second axis has."""
-LOW = 2
-"""Bytes of a bf16 number."""
+step to step and from row to row on both axes, the size of a row, the type of a number, and how many
+rows the second axis has."""
+LOW, WHOLE = 1, 2
+"""The types bf16 and int32; 0 is fp32."""
 ZERO, HALF, ONE, TWO = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0))
 
 
-def kernel(*low: int) -> Callable[[Callable[[Any], None]], Kernel]:
+def kernel(
+    *low: int, sums: tuple[int, ...] = (), whole: tuple[int, ...] = ()
+) -> Callable[[Callable[[Any], None]], Kernel]:
     """Make a kernel of a function of the address of a task.
 
     Args:
-        low: the operands that may be bf16.
+        low: the operands that may be bf16 or fp32.
+        sums: those that may also be int32.
+        whole: those that are int32.
     """
-    return partial(Kernel, options=OPTIONS, language=Path(__file__), low=frozenset(low))
+    types: dict[int, tuple[torch.dtype, ...]] = {k: FLOATS for k in low}
+    types |= {k: (*FLOATS, torch.int32) for k in sums}
+    types |= {k: (torch.int32,) for k in whole}
+    return partial(Kernel, options=OPTIONS, language=Path(__file__), types=types)
 
 
 thread_number = types.ExternalFunction("nmt_thread_number", types.int32())
@@ -140,6 +149,12 @@ def is_low(task: Any, k: Any) -> Any:
 
 
 @njit(**OPTIONS)
+def is_whole(task: Any, k: Any) -> Any:
+    """Whether operand k is int32."""
+    return task[HEADER + OPERAND * k + 5] == WHOLE
+
+
+@njit(**OPTIONS)
 def count(task: Any, k: Any) -> Any:
     """Rows (i, j) of operand k for each i."""
     return task[HEADER + OPERAND * k + 6]
@@ -165,6 +180,12 @@ def halves(task: Any, k: Any, i: Any, j: Any = 0) -> Any:
 
 
 @njit(**OPTIONS)
+def integers(task: Any, k: Any, i: Any, j: Any = 0) -> Any:
+    """Row (i, j) of operand k, which is int32."""
+    return carray(_address(task, k, i, j), (size(task, k),), np.int32)
+
+
+@njit(**OPTIONS)
 def load(task: Any, k: Any, i: Any, j: Any, into: Any) -> None:
     """Read row (i, j) of operand k."""
     if is_low(task, k):
@@ -178,14 +199,14 @@ def load(task: Any, k: Any, i: Any, j: Any, into: Any) -> None:
 
 
 @njit(**OPTIONS)
-def add(task: Any, k: Any, i: Any, to: Any) -> None:
-    """Add row i of operand k, if there is such an operand."""
+def add(task: Any, k: Any, i: Any, to: Any, j: Any = 0) -> None:
+    """Add row (i, j) of operand k, if there is such an operand."""
     if is_low(task, k):
-        low = halves(task, k, i)
+        low = halves(task, k, i, j)
         for a in range(low.size):
             to[a] += wide(low[a])
     else:
-        row = floats(task, k, i)
+        row = floats(task, k, i, j)
         for a in range(row.size):
             to[a] += row[a]
 
@@ -201,3 +222,18 @@ def store(task: Any, k: Any, i: Any, j: Any, row: Any) -> None:
         out = floats(task, k, i, j)
         for a in range(out.size):
             out[a] = row[a]
+
+
+@njit(**OPTIONS)
+def load_sums(task: Any, k: Any, i: Any, j: Any, into: Any) -> None:
+    """Read row (i, j) of a product whose numbers, scale and bias are operands k, k + 1, k + 2.
+
+    The last two may be missing.
+    """
+    if is_whole(task, k):
+        numbers, scale = integers(task, k, i, j), floats(task, k + 1, 0)
+        for a in range(numbers.size):
+            into[a] = np.float32(numbers[a]) * scale[a]
+    else:
+        load(task, k, i, j, into)
+    add(task, k + 2, 0, into)
