@@ -107,6 +107,9 @@ class Searcher:
     Args:
         precision: type of the matrix products, a float type or int8; None is that of the weights.
         shortlist: of each source the target tokens that may be used; None is all.
+
+    Attributes:
+        loads: whether compiled loops are still loaded when that pays.
     """
 
     def __init__(

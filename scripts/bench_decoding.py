@@ -230,6 +230,7 @@ def translate_text(
     options = forced(case.beam, TGT_LENGTH, config.decoding.batch_tokens)
     device = build_device("cpu")
     translator = make_translator(device, config, case.precision, Tokenizer(tokenizer), options)
+    translator.settle(lines * 100)  # as for a long text
     seconds: list[float] = []
     for _ in range(1 + repeats):
         began = time.perf_counter()

@@ -146,6 +146,13 @@ def test_weights_that_have_changed_are_seen(fused):
     with torch.no_grad():
         model.decoder.output_layer.bias.copy_(torch.linspace(0, 5, VOCAB))
     assert_same(searcher(SOURCES, options()), Searcher(model, CPU)(SOURCES, options()))
+    before = searcher(SOURCES, options())
+    with torch.no_grad():
+        for parameter in model.encoder.layers.parameters():
+            parameter.neg_()
+    found = searcher(SOURCES, options())
+    assert found != before
+    assert_same(found, Searcher(model, CPU)(SOURCES, options()))
 
 
 def test_the_decoder_is_rewritten_once():

@@ -89,6 +89,14 @@ def assert_same(found, expected):
             assert a.token_log_probs == pytest.approx(b.token_log_probs, abs=3e-5)
 
 
+def test_what_is_settled_depends_on_the_lengths_and_the_beam(monkeypatch):
+    translator, settled = make_translator(), []
+    monkeypatch.setattr(translator.searcher, "settle", lambda *given: settled.append(given))
+    translator.settle(SENTENCES)
+    lengths = [len(token_ids) + 1 for token_ids in tokenizer().encode(SENTENCES)]
+    assert settled == [(lengths, COMMON["beam_size"])]
+
+
 @every_model
 def test_the_result_does_not_depend_on_batches_or_their_order(cell, order, score):
     translator = make_translator(cell, order, score)

@@ -67,10 +67,10 @@ class FoldedDecoder(ABC):
         ]
 
     def seconds_saved(self, lengths: Sequence[int], beam_size: int) -> float:
-        """What compiled loops save at least in searching sources of these lengths; a rough guess.
+        """What compiled loops save in searching sources of these lengths, at a rough guess.
 
-        It takes a nanosecond less to choose among the logits of two tokens than among one, and half
-        a nanosecond less for a pair of numbers of query and key.
+        That is a nanosecond for each logit, and half of one for each pair of numbers of query and
+        key. There are taken to be as many steps as source tokens.
         """
         if self.dtype != torch.float32 or self.decoder.output_layer.weight.device.type != "cpu":
             return 0.0

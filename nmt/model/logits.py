@@ -67,7 +67,7 @@ class Logits:
             self.sums.scale,
             self.sums.bias,
             self.barriers,
-            live.contiguous(),
+            live,
             banned_ids.int(),
             only,
             top,

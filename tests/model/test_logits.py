@@ -187,3 +187,14 @@ def test_dense_logits_are_numbers_times_scale_plus_bias_plus_barrier(kind):
     assert logits.dense().dtype == torch.float32
     assert torch.equal(logits.dense(), logits.dense())
     assert torch.equal(numbers, before)
+
+
+@pytest.mark.parametrize("place", [5, 6, 8, 9])
+def test_places_and_tokens_must_be_int32(kernels, place):
+    """Taken for what they are not, they would be read and written beyond their ends."""
+    zeros, one = torch.zeros(1, 1, 64), torch.zeros(1, 1, dtype=torch.int32)
+    operands = [zeros, None, None, None, torch.zeros(1, 1), one, one, torch.zeros(1, 1), one, one]
+    kernels.best_extensions(1, *operands)
+    operands[place] = torch.zeros(1, 1)
+    with pytest.raises(TypeError, match=r"^a kernel cannot read torch.float32 on cpu$"):
+        kernels.best_extensions(1, *operands)

@@ -31,6 +31,7 @@ from nmt.model.kernels.cells import (
 from nmt.model.kernels.extensions import best_extensions
 
 OF_SEARCH = (add_context, additive_scores, best_extensions, gru_step, join_step, lstm_step)
+"""What a search runs; all others are of training."""
 
 __all__ = [
     "LARGEST",
