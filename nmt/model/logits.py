@@ -55,6 +55,8 @@ class Logits:
         """
         from nmt.model import kernels
 
+        if not 0 <= eos_id < self.sums.numbers.size(1):
+            raise IndexError(f"there is no token {eos_id}")
         num_sentences = len(live)
         only = torch.full((num_sentences, 1), -1, dtype=torch.int32)
         if must_end is not None:

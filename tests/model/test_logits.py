@@ -10,7 +10,7 @@ from nmt.model.logits import Logits
 from nmt.model.products import Sums
 from nmt.search.extend import Rules, best_extensions
 
-SIZES = [(1, 1, 1), (1, 1, 64), (3, 1, 65), (2, 5, 200), (4, 3, 1000), (2, 2, 8000)]
+SIZES = [(1, 1, 2), (1, 1, 64), (3, 1, 65), (2, 5, 200), (4, 3, 1000), (2, 2, 8000)]
 KINDS = [torch.float32, torch.bfloat16, torch.int32]
 EOS = 1
 
@@ -198,3 +198,11 @@ def test_places_and_tokens_must_be_int32(kernels, place):
     operands[place] = torch.zeros(1, 1)
     with pytest.raises(TypeError, match=r"^a kernel cannot read torch.float32 on cpu$"):
         kernels.best_extensions(1, *operands)
+
+
+def test_tokens_that_do_not_exist_are_not_touched(kernels):
+    logits, live = random_logits(2, 2, 70), random_live(2, 2)
+    assert all(map(torch.equal, best_of(logits, live, 4, [70, 10**6]), best_of(logits, live, 4)))
+    for eos_id in (-1, 70):
+        with pytest.raises(IndexError, match=rf"^there is no token {eos_id}$"):
+            logits.best_extensions(live, torch.zeros(0, dtype=torch.long), None, eos_id, 4)

@@ -97,7 +97,8 @@ def best_extensions(address: Any) -> None:
             largest = _make_maxima(logits, maxima)
             log_sum = largest + np.log(_sum_of_exps(logits, largest))
             for token_id in banned:
-                logits[token_id] = NONE
+                if token_id < dim:
+                    logits[token_id] = NONE
             if only >= 0:
                 log_prob = _log_prob(logits[only], log_sum, live[k])
                 if log_prob > top[last_place]:

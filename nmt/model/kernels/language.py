@@ -20,8 +20,9 @@ from nmt.model.compiled import FLOATS, Kernel
 
 OPTIONS: dict[str, Any] = {
     # Sums in any order, a product and a sum in one instruction, reciprocals by Newton's method. Not
-    # "nnan": nan stays nan, or nothing would tell that training has failed.
-    "fastmath": {"reassoc", "contract", "arcp", "nsz", "ninf"},
+    # "nnan" and "ninf": nan stays nan, or nothing would tell that training has failed, and what is
+    # impossible has a log-probability of -inf.
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
     "error_model": "numpy",
 }
 HEADER, OPERAND = 2, 7
