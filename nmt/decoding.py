@@ -94,11 +94,20 @@ class Folded:
     """None where the encoder itself is faster."""
     decoder: FoldedDecoder
 
-    def expect(self, num_tokens: int, beam_size: int) -> None:
-        """So many source tokens are to be read, and about as many target tokens for each beam."""
-        if self.encoder is not None:
-            self.encoder.expect(num_tokens)
-        self.decoder.tokens.expect(num_tokens * beam_size)
+    def settle(self, num_tokens: int, beam_size: int) -> int:
+        """Make the tables that pay, given how many source tokens are to be read next.
+
+        About as many target tokens are for each hypothesis of the beam. From then on no others are
+        made while searching.
+
+        Returns:
+            How many tables there are.
+        """
+        sources = [] if self.encoder is None else self.encoder.tokens
+        for tokens in sources:
+            tokens.settle(num_tokens)
+        self.decoder.tokens.settle(num_tokens * beam_size)
+        return sum(tokens.table is not None for tokens in (*sources, self.decoder.tokens))
 
 
 class Searcher:
@@ -109,7 +118,7 @@ class Searcher:
         shortlist: of each source the target tokens that may be used; None is all.
 
     Attributes:
-        loads: whether compiled loops are still loaded when that pays.
+        is_settled: whether only `settle` prepares anything; else each search does, when it pays.
     """
 
     def __init__(
@@ -124,7 +133,8 @@ class Searcher:
         self.precision = precision
         self.int8 = precision == torch.int8
         self.shortlist = shortlist
-        self.loads = True
+        self.is_settled = False
+        self._settled = (False, 0)  # loops loaded, number of tables
         self._folded: Folded | None = None
         self._seconds_lost = 0.0
         if device.type == "cpu":
@@ -139,7 +149,7 @@ class Searcher:
         folded = self.prepare()
         found: list[list[Hypothesis]] = [[] for _ in sources]
         lengths = np.array([len(token_ids) + 1 for token_ids in sources])
-        if self.loads:
+        if not self.is_settled:
             self._load_if_it_pays(lengths.tolist(), options.beam_size)
 
         def search(indices: list[int]) -> None:
@@ -200,16 +210,21 @@ class Searcher:
             for hypotheses in found
         ]
 
-    def settle(self, lengths: Sequence[int], beam_size: int) -> None:
-        """Decide for good what is prepared, given the lengths of the first sources.
+    def settle(self, lengths: Sequence[int], beam_size: int) -> bool:
+        """Prepare what pays, given the lengths of all sources that are searched next.
 
-        Then it does not change while translating, and processes that are forked from this one
-        share it.
+        From then on nothing else changes how they are searched, in this process or in those that
+        are forked from it: so they round alike.
+
+        Returns:
+            Whether there is more than before, which processes forked until then do not have.
         """
-        folded = self.prepare()
+        self.is_settled = True
         self._load_if_it_pays(lengths, beam_size)
-        self.loads = False
-        folded.expect(sum(lengths), beam_size)
+        before = self._settled
+        num_tables = self.prepare().settle(sum(lengths), beam_size)
+        self._settled = compiled.is_loaded(), num_tables
+        return self._settled != before
 
     def prepare(self) -> Folded:
         """The model rewritten for search, made anew only if its weights have changed."""
@@ -221,6 +236,8 @@ class Searcher:
             is_cpu = self.device.type == "cpu"
             encoder = FoldedEncoder(self.model.encoder, decoder.precision) if is_cpu else None
             self._folded = Folded(weights, encoder, decoder)
+            if self.is_settled:
+                self._folded.settle(0, 0)
         return self._folded
 
     def _load_if_it_pays(self, lengths: Sequence[int], beam_size: int) -> None:

@@ -166,13 +166,10 @@ class Translator:
         while chunk := list(islice(source, window)):
             yield from self._translate_window(chunk, options)
 
-    def settle(self, sentences: Sequence[str]) -> None:
-        """Decide for good, from the first sentences of a text, what is prepared to translate it.
-
-        Processes that are forked from this one share it.
-        """
+    def settle(self, sentences: Sequence[str]) -> bool:
+        """Prepare what pays for the sentences that are translated next: `Searcher.settle`."""
         lengths = [len(token_ids) + 1 for token_ids in self.src_tokenizer.encode(sentences)]
-        self.searcher.settle(lengths, self.options.beam_size)
+        return self.searcher.settle(lengths, self.options.beam_size)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Forced]:
         """How probable the given translations are, and what the model attends to in them.

@@ -308,15 +308,37 @@ print(len({str([h[0].token_ids for h in some]) for some in found}))
     assert loading(SECONDS + code).split() == ["False", "True", "True", "1"]
 
 
-def test_what_is_settled_is_not_changed_later():
+def test_what_is_settled_changes_only_by_what_is_told():
     code = """
 searcher = Searcher(make_model(), CPU)
-decoding.LOADING_SECONDS = seconds(searcher, SOURCES, 5)
-searcher.settle([2], 5)
-searcher(3 * SOURCES, options())
-print(compiled.is_loaded())
+lengths = [len(source) + 1 for source in SOURCES]
+decoding.LOADING_SECONDS = 1.5 * seconds(searcher, SOURCES, 5)
+tables = lambda: searcher.prepare().decoder.tokens.table is not None
+print(searcher.settle([2], 5), compiled.is_loaded(), tables())
+searcher(30 * SOURCES, options())
+print(compiled.is_loaded(), tables())
+print(searcher.settle(lengths, 5), compiled.is_loaded(), tables())
+print(searcher.settle(lengths, 5), compiled.is_loaded(), tables())
+print(searcher.settle(lengths, 5))
 """
-    assert loading(SECONDS + code).split() == ["False"]
+    # The target has 90 tokens, so that its table is made by the second time that it is told of 25.
+    first, later = ["False", "False", "False"], ["False", "False"]
+    assert loading(SECONDS + code).split() == [
+        *(first + later),
+        *("True", "False", "True"),
+        *("True", "True", "True"),
+        "False",
+    ]
+
+
+def test_other_weights_are_settled_too():
+    model = make_model()
+    searcher = Searcher(model, CPU)
+    searcher.settle([1], 1)
+    with torch.no_grad():
+        model.decoder.output_layer.bias.add_(1.0)
+    searcher(10 * SOURCES, options())
+    assert searcher.prepare().decoder.tokens.table is None
 
 
 @pytest.mark.parametrize("kind", ["double()", "bfloat16()"])

@@ -91,8 +91,8 @@ def assert_same(found, expected):
 
 def test_what_is_settled_depends_on_the_lengths_and_the_beam(monkeypatch):
     translator, settled = make_translator(), []
-    monkeypatch.setattr(translator.searcher, "settle", lambda *given: settled.append(given))
-    translator.settle(SENTENCES)
+    monkeypatch.setattr(translator.searcher, "settle", lambda *given: settled.append(given) or True)
+    assert translator.settle(SENTENCES)
     lengths = [len(token_ids) + 1 for token_ids in tokenizer().encode(SENTENCES)]
     assert settled == [(lengths, COMMON["beam_size"])]
 

@@ -104,14 +104,12 @@ class Workers:
         self.translator = translator
         self.limit = limit
         self._workers: dict[Connection, Worker] = {}
-        self._is_settled = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        for worker in self._workers.values():
-            worker.end()
+        self._end_all()
 
     def translate(self, tasks: Sequence[list[str]]) -> list[list[Translation]]:
         """Translate each list of sentences; whoever is free takes the next one.
@@ -119,9 +117,8 @@ class Workers:
         Raises:
             TrainingError: if a worker was killed.
         """
-        if len(tasks) > 1 and not self._is_settled:
-            self.translator.settle([sentence for task in tasks for sentence in task])
-            self._is_settled = True
+        if self.translator.settle([sentence for task in tasks for sentence in task]):
+            self._end_all()  # those to come have what has been prepared
         if self.limit == 1 or len(tasks) <= 1:
             return [self.translator.translate(task) for task in tasks]
         while len(self._workers) < min(self.limit, len(tasks)):
@@ -142,6 +139,11 @@ class Workers:
                     worker.give(tasks[following])
                     doing[ready] = following
         return done
+
+    def _end_all(self) -> None:
+        for worker in self._workers.values():
+            worker.end()
+        self._workers.clear()
 
 
 class Worker:

@@ -69,11 +69,10 @@ class FoldedEncoder:
             for i, directions in enumerate(encoder.layers)
         ]
 
-    def expect(self, num_tokens: int) -> None:
-        """So many tokens are to be read."""
-        for direction in self.layers[0]:
-            if direction.of_tokens is not None:
-                direction.of_tokens.expect(num_tokens)
+    @property
+    def tokens(self) -> list[TokenProduct]:
+        """What each direction of the lowest layer reads of a token."""
+        return [d.of_tokens for d in self.layers[0] if d.of_tokens is not None]
 
     def __call__(self, src: Tensor, src_mask: Tensor) -> Encoded:
         """Encode (B, S) token ids, like `Encoder.forward`."""

@@ -148,23 +148,28 @@ class Int8Product(Product):
 class TokenProduct:
     """y = W x + b for the embeddings x of tokens: of each token the same, a row of a table.
 
-    The table is made once that many tokens have been read, or are expected.
+    The table is made once as many tokens are read as there are.
     """
 
     def __init__(self, embeddings: Tensor, product: Product) -> None:
         self.embeddings, self.product = embeddings.detach(), product
         self.table: Tensor | None = None
-        self.num_read = 0
+        self.num_read, self.is_settled = 0, False
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """What the (N,) tokens give: (N, out)."""
-        self.expect(len(token_ids))
+        if not self.is_settled:
+            self._count(len(token_ids))
         if self.table is not None:
             return self.table.index_select(0, token_ids)
         return self.product(self.embeddings.index_select(0, token_ids))
 
-    def expect(self, num_tokens: int) -> None:
-        """So many tokens are to be read."""
+    def settle(self, num_tokens: int) -> None:
+        """Count the tokens that will be read, and from then on no others."""
+        self.is_settled = True
+        self._count(num_tokens)
+
+    def _count(self, num_tokens: int) -> None:
         self.num_read += num_tokens
         if self.table is not None or self.num_read < len(self.embeddings):
             return

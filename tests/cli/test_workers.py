@@ -30,8 +30,12 @@ class Echo:
     def __init__(self):
         self.settled = []
 
+        self.has_changed = False
+
     def settle(self, sentences):
-        self.settled.append((sentences, children(os.getpid())))
+        self.settled.append(sentences)
+        changed, self.has_changed = self.has_changed, False
+        return changed
 
     def translate(self, sentences):
         if "fail" in sentences:
@@ -81,15 +85,60 @@ def test_little_to_do_is_done_in_this_process(num_lines, window, workers):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
-def test_what_is_prepared_is_settled_once_before_any_process_is_forked(limit):
-    """By what is to be done, and not by who does it."""
+def test_what_is_prepared_depends_on_what_is_to_be_done_and_not_on_who_does_it(limit):
     translator = Echo()
     with Workers(translator, limit) as pool:
-        pool.translate([["a", "b"]])
-        assert not translator.settled
-        for _ in range(2):
-            pool.translate([["c", "d"], ["e"]])
-            assert translator.settled == [(["c", "d", "e"], [])]
+        for tasks in ([["a", "b"]], [["c", "d"], ["e"]], [["f"], ["g"]]):
+            pool.translate(tasks)
+    assert translator.settled == [["a", "b"], ["c", "d", "e"], ["f", "g"]]
+
+
+def test_processes_without_what_has_been_prepared_are_replaced():
+    translator, tasks = Echo(), [["a"], ["b"]]
+    with Workers(translator, 2) as pool:
+
+        def pids():
+            return {translation.text for task in pool.translate(tasks) for translation in task}
+
+        first = pids()
+        assert pids() <= first
+        translator.has_changed = True
+        assert not pids() & first
+        assert len(children(os.getpid())) == 2
+    assert not children(os.getpid())
+
+
+CHANGING = """
+import json, sys
+from nmt import decoding
+from nmt.cli.workers import translate_lines
+from nmt.model import compiled
+import nmt
+
+run, text, workers = sys.argv[1:]
+translator, lines, loaded = nmt.load(run, device="cpu"), open(text).read().splitlines(), []
+lengths = [len(ids) + 1 for ids in translator.src_tokenizer.encode(lines[:40])]
+seconds_saved = translator.searcher.prepare().decoder.seconds_saved
+decoding.LOADING_SECONDS = 2.5 * seconds_saved(lengths, translator.options.beam_size)
+for found in translate_lines(translator, lines, window=40, workers=int(workers)):
+    loaded.append(compiled.is_loaded())
+    print([(h.token_ids, h.score.hex()) for h in found.hypotheses])
+assert not loaded[0] and loaded[-1], loaded
+"""
+
+
+def test_loops_that_are_loaded_meanwhile_are_so_for_all_workers_at_once(tiny, write):
+    text = write("text", "".join(f"{line}\n" for line in tiny.lines("train.ko")[:200]))
+
+    def out(workers):
+        command = [sys.executable, "-c", CHANGING, str(tiny.run), str(text), str(workers)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    alone = out(1)
+    assert alone.count("\n") == 200
+    assert alone == out(2) == out(3)
 
 
 def test_a_line_is_answered_before_the_next_is_read():

@@ -59,10 +59,10 @@ def test_a_step_is_the_same_with_and_without_a_table_of_tokens(
     model = random_model(additive_variant)
     folded = fold(model.decoder)
     expected = walk(model.decoder, model, batch)
-    folded.tokens.expect(-1000)
+    folded.tokens.settle(0)
     assert_same_steps(walk(folded, model, batch), expected, rtol=0, atol=1e-12)
     assert folded.tokens.table is None
-    folded.tokens.expect(2000)
+    folded.tokens.settle(2000)
     assert_same_steps(walk(folded, model, batch), expected, rtol=0, atol=1e-12)
     assert folded.tokens.table is not None
 

@@ -100,15 +100,15 @@ def test_padding_and_other_sentences_change_nothing(encoder, batch):
 
 
 @torch.no_grad()
-def test_tables_of_tokens_are_made_when_they_are_expected_to_pay(encoder, batch, bidirectional):
+def test_tables_of_tokens_are_made_when_they_pay(encoder, batch, bidirectional):
     folded = fold(encoder)
-    products = [direction.of_tokens for direction in folded.layers[0]]
-    assert len(products) == 1 + bidirectional
+    assert len(folded.tokens) == 1 + bidirectional
     before = folded(batch.src[:1, :1], batch.src_mask[:1, :1])
-    folded.expect(VOCAB - 2)
-    assert all(product.table is None for product in products)
-    folded.expect(1)
-    assert all(product.table.shape[0] == VOCAB for product in products)
+    for product in folded.tokens:
+        product.settle(VOCAB - 2)
+        assert product.table is None
+        product.settle(1)
+        assert len(product.table) == VOCAB
     after = folded(batch.src[:1, :1], batch.src_mask[:1, :1])
     torch.testing.assert_close(before.states, after.states)
     assert all(d.of_tokens is None for layer in folded.layers[1:] for d in layer)

@@ -187,12 +187,23 @@ def test_a_table_is_made_once_as_many_tokens_are_read_as_there_are():
     assert (tokens(torch.tensor([4, 0]))[0] == 7).all()
 
 
+def test_a_table_that_is_settled_is_made_by_what_is_told_alone():
+    weight, bias, embeddings = random_layer(12, 9)
+    tokens = TokenProduct(embeddings, make(torch.float32, weight, bias))
+    tokens.settle(3)
+    tokens(torch.arange(7).repeat(5))
+    tokens.settle(3)
+    assert tokens.table is None
+    tokens.settle(1)
+    assert tokens.table is not None
+
+
 def test_a_table_that_would_be_too_large_is_never_made(monkeypatch):
     weight, bias, embeddings = random_layer(12, 9)
     for most, is_made in ((7 * 12 * 4, True), (7 * 12 * 4 - 1, False)):
         monkeypatch.setattr(products, "TABLE_BYTES", most)
         tokens = TokenProduct(embeddings, make(torch.float32, weight, bias))
-        tokens.expect(1000)
+        tokens.settle(1000)
         assert (tokens.table is not None) == is_made
 
 
