@@ -2,7 +2,8 @@
 
 A window of lines is sorted by length and cut into tasks, in the same way however many processes
 there are, so that their number changes no bit of the output. A task that is alone is done in this
-process: a short text pays nothing. Workers are forked when they are first needed, from a process
+process: a short text pays nothing. What else pays (`Searcher.settle`) is prepared here, window by
+window, and workers that lack it are replaced. They are forked when they are needed, from a process
 that has only ever used one thread; they read the same pages of memory, and ignore Ctrl-C, which
 this process answers for them. SIGTERM ends a worker at once: it has nothing to clean up.
 """
